@@ -1,0 +1,203 @@
+"""ATD-light and PP-ATD-light: the network, as published.
+
+"Transcending the Limit of Local Window" (ATD, CVPR 2024), version 1 of the official code, and
+Pure-Pass (arXiv 2510.01997) on top of it. Module names follow the official state dict.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .attention import WindowAttention, border_codes
+from .category_attention import CategoryAttention
+from .config import Config
+from .dictionary import DictionaryAttention, DictionaryRefinement
+from .feed_forward import ConvFeedForward
+from .pure_pass import GRID
+from .routing import PurityMask
+
+MEAN = (0.4488, 0.4371, 0.4040)
+"""RGB mean of DIV2K, subtracted from the picture and added to the output."""
+
+Codes = tuple[Tensor, Tensor]
+
+
+class Layer(nn.Module):
+    """x + SW-MSA + ATD-CA + AC-MSA, then ConvFFN, then the dictionary (ATDTransformerLayer)."""
+
+    sigma: nn.Parameter
+    norm3: nn.Module
+
+    def __init__(self, config: Config, shifted: bool, refines: bool) -> None:
+        super().__init__()
+        c = config.channels
+        self.shifted, self.refines = shifted, refines
+        self.norm1 = nn.LayerNorm(c)
+        self.norm2 = nn.LayerNorm(c)
+        self.wqkv = nn.Linear(c, 3 * c)
+        self.attn_win = WindowAttention(c, config.heads, config.window)
+        self.attn_atd = DictionaryAttention(c, config.dictionary, config.reduced)
+        self.attn_aca = CategoryAttention(
+            c,
+            config.heads,
+            config.group,
+            config.dictionary,
+            compensation=config.pure_pass is None or config.pure_pass.compensation,
+        )
+        self.convffn = ConvFeedForward(c, config.hidden, config.kernel)
+        self.refine = DictionaryRefinement()
+        if refines:
+            self.sigma = nn.Parameter(torch.zeros(config.dictionary, 1))
+            self.norm3 = nn.InstanceNorm1d(config.dictionary, affine=True)
+
+    def forward(
+        self,
+        x: Tensor,
+        dictionary: Tensor,
+        size: tuple[int, int],
+        codes: Codes,
+        active: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """x: B T C, dictionary: B K C -> the same two, one layer on."""
+        u = self.norm1(x)
+        qkv = self.wqkv(u)
+        x_atd, similarity = self.attn_atd(u, dictionary)
+        x_win = self.attn_win(qkv.unflatten(1, size), codes if self.shifted else None)
+        x_aca = self.attn_aca(qkv, similarity, x_win, active)
+        x = x + x_win + x_atd + x_aca
+        x = x + self.convffn(self.norm2(x), size)
+        if self.refines:
+            dictionary = self.refine(dictionary, similarity, x, self.sigma, self.norm3)
+        return x, dictionary
+
+
+class LayerGroup(nn.Module):
+    """The layers of one block, with the dictionary they hand on (official BasicBlock)."""
+
+    def __init__(self, config: Config, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            Layer(config, shifted=i % 2 == 1, refines=i < depth - 1) for i in range(depth)
+        )
+        self.td = nn.Parameter(torch.randn(config.dictionary, config.channels))
+
+    def forward(
+        self, x: Tensor, size: tuple[int, int], codes: Codes, active: Tensor | None
+    ) -> Tensor:
+        dictionary = self.td.expand(x.shape[0], -1, -1)
+        for layer in self.layers:
+            x, dictionary = layer(x, dictionary, size, codes, active)
+        return x
+
+
+class Block(nn.Module):
+    """Layers, a 3x3 convolution, and the block's input added (official ATDB)."""
+
+    def __init__(self, config: Config, depth: int) -> None:
+        super().__init__()
+        self.residual_group = LayerGroup(config, depth)
+        self.conv = nn.Conv2d(config.channels, config.channels, 3, padding=1)
+
+    def forward(
+        self, x: Tensor, size: tuple[int, int], codes: Codes, active: Tensor | None
+    ) -> Tensor:
+        return _tokens(self.conv(_map(self.residual_group(x, size, codes, active), size))) + x
+
+
+class PatchEmbed(nn.Module):
+    """A LayerNorm under its official name."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(x)
+        return out
+
+
+class ATD(nn.Module):
+    """ATD-light, or PP-ATD-light when ``config.pure_pass`` is set: the weights are the same.
+
+    In training mode a batch is routed with static shapes (one mask per sample); in evaluation mode
+    pictures are routed one by one and pure tokens cost nothing in AC-MSA. Both give one result.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        c = config.channels
+        self.config, self.scale = config, config.scale
+        self.purity = PurityMask(config.pure_pass) if config.pure_pass else None
+        self.conv_first = nn.Conv2d(3, c, 3, padding=1)
+        self.patch_embed = PatchEmbed(c)
+        self.layers = nn.ModuleList(Block(config, depth) for depth in config.depths)
+        self.norm = nn.LayerNorm(c)
+        self.conv_after_body = nn.Conv2d(c, c, 3, padding=1)
+        self.upsample = nn.Sequential(
+            nn.Conv2d(c, 3 * config.scale**2, 3, padding=1), nn.PixelShuffle(config.scale)
+        )
+        self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)
+
+    mean: Tensor
+
+    def forward(self, image: Tensor) -> Tensor:
+        """image: N 3 H W in [0, 1], any H and W from 8 up -> N 3 S*H S*W, not clamped.
+
+        The dtype is kept. Raises ValueError for another shape.
+        """
+        if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 8:
+            raise ValueError(
+                f"expected N 3 H W with H and W of at least 8, got {tuple(image.shape)}"
+            )
+        height, width = image.shape[2:]
+        padded = pad_to_grid(image)
+        if self.purity is None:
+            out = self.upscale(padded, None)
+        elif self.training:
+            out = self.upscale(padded, ~self.purity(padded).flatten(1))
+        else:
+            pure = self.purity(padded).flatten(1)
+            active = [(~mask).nonzero().squeeze(1) for mask in pure]
+            parts = [
+                self.upscale(one, index)
+                for one, index in zip(padded.split(1), active, strict=True)
+            ]
+            out = torch.cat(parts)
+        return out[..., : height * self.scale, : width * self.scale]
+
+    def upscale(self, image: Tensor, active: Tensor | None) -> Tensor:
+        """The network proper: image N 3 H W, H and W multiples of 16 -> N 3 S*H S*W.
+
+        active: None, int64 n or bool N H*W, see ``CategoryAttention``.
+        """
+        size = (image.shape[2], image.shape[3])
+        mean = self.mean.to(image.dtype)
+        first = self.conv_first(image - mean)
+        codes = border_codes(*size, self.config.window, first)
+        x = self.patch_embed(_tokens(first))
+        for block in self.layers:
+            x = block(x, size, codes, active)
+        body = self.conv_after_body(_map(self.norm(x), size)) + first
+        out: Tensor = self.upsample(body) + mean
+        return out
+
+
+def pad_to_grid(image: Tensor, grid: int = GRID) -> Tensor:
+    """Mirror N C H W at the bottom and right, edge repeated, to multiples of ``grid``."""
+    for axis in (2, 3):
+        extra = -image.shape[axis] % grid
+        if extra:
+            tail = image.narrow(axis, image.shape[axis] - extra, extra)
+            image = torch.cat((image, tail.flip(axis)), axis)
+    return image
+
+
+def _tokens(image: Tensor) -> Tensor:
+    """N C H W -> N H*W C."""
+    return image.flatten(2).transpose(1, 2)
+
+
+def _map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """N H*W C -> N C H W."""
+    return tokens.transpose(1, 2).unflatten(2, size)

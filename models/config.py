@@ -1,0 +1,81 @@
+"""The hyper-parameters of ATD-light and of Pure-Pass, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from . import pure_pass
+
+ModelName = Literal["pp-atd-light", "atd-light"]
+MODEL_NAMES: Final[tuple[ModelName, ...]] = get_args(ModelName)
+SCALES: Final = (2, 3, 4)
+
+
+@dataclass(frozen=True)
+class PurePass:
+    """Which pixels skip category attention, and what they get instead (arXiv 2510.01997)."""
+
+    window: int = pure_pass.WINDOW
+    shift: int = pure_pass.SHIFT
+    """Cross-shift fusion (eq. 6 and 7); 0 switches it off (the paper's table 3)."""
+    compensation: bool = True
+    """Pure pixels take the window attention's output (eq. 17); False gives zeros (table 4)."""
+    centres: tuple[tuple[int, int, int], ...] = field(
+        default=tuple(tuple(row) for row in pure_pass.CENTRES.tolist()), repr=False
+    )
+    """Colour centres in units of 9/800."""
+
+    @property
+    def centre_array(self) -> npt.NDArray[np.int32]:
+        return np.array(self.centres, dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One network. The defaults are ATD-light v1 (official options 101 to 103)."""
+
+    scale: int = 2
+    channels: int = 48
+    depths: tuple[int, ...] = (6, 6, 6, 6)
+    heads: int = 4
+    window: int = 16
+    group: int = 128
+    """Tokens that attend to each other in category attention (official: category_size)."""
+    dictionary: int = 64
+    """Entries of the token dictionary (official: num_tokens)."""
+    reduced: int = 8
+    """Width of the dictionary similarity (official: reducted_dim)."""
+    hidden: int = 48
+    """Width of the feed-forward network (official: mlp_ratio 1)."""
+    kernel: int = 7
+    """Depth-wise kernel of the feed-forward network."""
+    pure_pass: PurePass | None = None
+    """None: every token attends (ATD-light)."""
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise ValueError(f"expected a scale of {_listed(SCALES)}, got {self.scale!r}")
+
+    @property
+    def name(self) -> ModelName:
+        return "pp-atd-light" if self.pure_pass else "atd-light"
+
+
+def config_for(name: str, scale: int, pure_pass: PurePass | None = None) -> Config:
+    """Return the configuration of a named model; ``pure_pass`` replaces the paper's settings.
+
+    Raises ValueError for an unknown name or scale.
+    """
+    if name not in MODEL_NAMES:
+        raise ValueError(f"expected a model of {_listed(MODEL_NAMES)}, got {name!r}")
+    routed = (pure_pass or PurePass()) if name == "pp-atd-light" else None
+    return replace(Config(), scale=scale, pure_pass=routed)
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,48 @@
+"""The errors a user can cause, each with the exit code its command ends with.
+
+PpsrError                 1  something failed at run time
++-- UsageError            2  an option or an argument is wrong
+|   +-- PictureError      2  the picture is not one this tool can upscale
+|   +-- CheckpointError   2  the weights are not what they should be
+|   +-- ArtefactError     2  the model file is not one this tool can run
++-- ParityError           3  an exported graph does not do what the network does
++-- BackendUnavailable    4  a package or a device is missing
+"""
+
+from __future__ import annotations
+
+
+class PpsrError(Exception):
+    """Message: what was expected, what came, what to do. Raised for run-time failures."""
+
+    exit_code = 1
+
+
+class UsageError(PpsrError):
+    """An option or an argument is wrong, or two of them contradict each other."""
+
+    exit_code = 2
+
+
+class PictureError(UsageError):
+    """A picture cannot be read, written, or upscaled without losing something."""
+
+
+class CheckpointError(UsageError):
+    """A weights file is missing, damaged, hostile, or of another network or scale."""
+
+
+class ArtefactError(UsageError):
+    """A model file is missing, damaged, or was not made by this project."""
+
+
+class ParityError(PpsrError):
+    """An exported graph was run and its output is too far from the network's."""
+
+    exit_code = 3
+
+
+class BackendUnavailable(PpsrError):
+    """A package, provider or device that the request needs is not there."""
+
+    exit_code = 4

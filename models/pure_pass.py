@@ -1,0 +1,121 @@
+"""Pure-Pass routing: which pixels need category attention, from the picture alone.
+
+Pure-Pass, arXiv 2510.01997, equations 1 to 7. Everything here is integer arithmetic on 8-bit
+values, so the mask is the same bit for bit in numpy, torch, ONNX and on any device.
+
+With S = V = 0.9 every colour centre (eq. 1) is a multiple of 9/800, c = 9 b / 800 with the integer
+rows b of ``CENTRES``. For an 8-bit pixel v the nearest centre (eq. 2) minimises
+
+    || v/255 - 9 b/800 ||^2   <=>   459 |b|^2 - 320 (b . v)
+
+whose partial sums are integers below 2^24: exact in int32 and in float32. Ties (every grey pixel is
+one: hues k and 16 - k swap green and blue) go to the lower k.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+HUES = 16
+SATURATION = VALUE = 0.9
+WINDOW = 8
+SHIFT = 4
+GRID = 16
+"""Pictures are padded to multiples of this (the attention window) before they are routed."""
+
+CENTRES: npt.NDArray[np.int32] = np.array(
+    [
+        (80, 8, 8), (80, 35, 8), (80, 62, 8), (71, 80, 8),
+        (44, 80, 8), (17, 80, 8), (8, 80, 26), (8, 80, 53),
+        (8, 80, 80), (8, 53, 80), (8, 26, 80), (17, 8, 80),
+        (44, 8, 80), (71, 8, 80), (80, 8, 62), (80, 8, 35),
+    ],
+    dtype=np.int32,
+)  # fmt: skip
+"""Equation 1 in units of 9/800: HSV hue k/16, saturation and value 0.9. int32 16 3."""
+
+
+def score_table(centres: npt.NDArray[np.int32]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return ``(offset, weight)`` so that a pixel's score for each centre is offset - weight v.
+
+    centres int32 K 3 in units of 9/800 -> offset int32 K, weight int32 K 3.
+    """
+    return 459 * (centres**2).sum(1, dtype=np.int32), 320 * centres
+
+
+def pad_to_grid(rgb: npt.NDArray[Any], grid: int = GRID) -> npt.NDArray[Any]:
+    """Mirror a picture H W ... at the bottom and right, edge repeated, to multiples of ``grid``."""
+    bottom, right = (-size % grid for size in rgb.shape[:2])
+    return np.pad(rgb, ((0, bottom), (0, right), *[(0, 0)] * (rgb.ndim - 2)), mode="symmetric")
+
+
+def colour_labels(
+    rgb: npt.NDArray[np.uint8], centres: npt.NDArray[np.int32] = CENTRES
+) -> npt.NDArray[np.uint8]:
+    """Equation 2: the index of the nearest colour centre. uint8 H W 3 -> uint8 H W."""
+    offset, weight = score_table(centres)
+    red, green, blue = (rgb[..., channel].astype(np.int32) for channel in range(3))
+    best = np.full(rgb.shape[:2], np.iinfo(np.int32).max, dtype=np.int32)
+    label = np.zeros(rgb.shape[:2], dtype=np.uint8)
+    for k, (b, w) in enumerate(zip(offset, weight, strict=True)):
+        score = b - (w[0] * red + w[1] * green + w[2] * blue)
+        closer = score < best
+        label[closer] = k
+        np.minimum(best, score, out=best)
+    return label
+
+
+def pure_windows(labels: npt.NDArray[Any], window: int = WINDOW) -> npt.NDArray[np.bool_]:
+    """Equations 3 to 5: pixels whose window holds one label only. H W -> bool H W."""
+    height, width = labels.shape
+    tiles = labels.reshape(height // window, window, width // window, window)
+    pure = tiles.max((1, 3)) == tiles.min((1, 3))
+    return pure.repeat(window, 0).repeat(window, 1)
+
+
+def pure_pixels(
+    rgb: npt.NDArray[np.uint8],
+    *,
+    window: int = WINDOW,
+    shift: int = SHIFT,
+    centres: npt.NDArray[np.int32] = CENTRES,
+) -> npt.NDArray[np.bool_]:
+    """Equations 2 to 7 on a picture already padded. uint8 H W 3 -> bool H W, True = pure.
+
+    ``shift=0`` leaves out the cross-shift fusion (the paper's table 3). Height and width must be
+    multiples of ``window``.
+    """
+    labels = colour_labels(rgb, centres)
+    pure = pure_windows(labels, window)
+    if shift:
+        rolled = pure_windows(np.roll(labels, (shift, shift), (0, 1)), window)
+        pure |= np.roll(rolled, (-shift, -shift), (0, 1))
+    return pure
+
+
+def purity_mask(
+    rgb: npt.NDArray[np.uint8],
+    *,
+    window: int = WINDOW,
+    shift: int = SHIFT,
+    centres: npt.NDArray[np.int32] = CENTRES,
+) -> npt.NDArray[np.bool_]:
+    """Return which pixels are pure: they skip category attention.
+
+    rgb: uint8 H W 3, any size. Returns bool H W, True = pure. The mask is computed on the picture
+    padded to multiples of 16, as the network sees it, and cropped. ``centres`` are integer RGB
+    rows in units of 9/800 (``CENTRES`` by default). Raises ValueError for any other array.
+    """
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
+        raise ValueError(f"expected a picture uint8 H W 3, got {rgb.dtype} {rgb.shape}")
+    height, width = rgb.shape[:2]
+    pure = pure_pixels(pad_to_grid(rgb), window=window, shift=shift, centres=centres)
+    return pure[:height, :width]
+
+
+def active_tokens(pure: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Equation 11: raster indices of the pixels that are not pure. bool H W -> int64 n."""
+    return np.flatnonzero(~pure)

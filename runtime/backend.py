@@ -1,0 +1,52 @@
+"""The one seam between pictures and whatever computes: names in, named arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from .artefact import Artefact
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+class Backend(Protocol):
+    """One loaded model. Inputs are checked by the caller, before they come here."""
+
+    @property
+    def artefact(self) -> Artefact:
+        """What the model file says of itself."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs, as a user would say it: "CPU", "CUDA"."""
+
+    def run(self, feed: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Run once. ``input`` float32 1 3 H W, ``active`` int64 n -> ``output`` 1 3 S*H S*W.
+
+        H and W are multiples of 16.
+        """
+
+    def close(self) -> None:
+        """Free the model; ``run`` must not be called afterwards."""
+
+
+class Closing:
+    """Make a class with ``close`` a context manager."""
+
+    def close(self) -> None:
+        """Free what is held."""
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
