@@ -6,10 +6,12 @@ Pure-Pass (arXiv 2510.01997) on top of it. Module names follow the official stat
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from .attention import WindowAttention, border_codes
+from .attention import WindowAttention, Windows, plain_windows, shifted_windows
 from .category_attention import CategoryAttention
 from .config import Config
 from .dictionary import DictionaryAttention, DictionaryRefinement
@@ -20,7 +22,16 @@ from .routing import PurityMask
 MEAN = (0.4488, 0.4371, 0.4040)
 """RGB mean of DIV2K, subtracted from the picture and added to the output."""
 
-Codes = tuple[Tensor, Tensor]
+
+class Picture(NamedTuple):
+    """What every layer needs to know of the picture it works on."""
+
+    size: tuple[int, int]
+    """Height and width in tokens, multiples of the window."""
+    plain: Windows
+    shifted: Windows
+    active: Tensor | None
+    """The tokens that take part in AC-MSA, see ``CategoryAttention``; None = all."""
 
 
 class Layer(nn.Module):
@@ -52,21 +63,16 @@ class Layer(nn.Module):
             self.norm3 = nn.InstanceNorm1d(config.dictionary, affine=True)
 
     def forward(
-        self,
-        x: Tensor,
-        dictionary: Tensor,
-        size: tuple[int, int],
-        codes: Codes,
-        active: Tensor | None,
+        self, x: Tensor, dictionary: Tensor, picture: Picture
     ) -> tuple[Tensor, Tensor]:
         """x: B T C, dictionary: B K C -> the same two, one layer on."""
         u = self.norm1(x)
         qkv = self.wqkv(u)
         x_atd, similarity = self.attn_atd(u, dictionary)
-        x_win = self.attn_win(qkv.unflatten(1, size), codes if self.shifted else None)
-        x_aca = self.attn_aca(qkv, similarity, x_win, active)
+        x_win = self.attn_win(qkv, picture.shifted if self.shifted else picture.plain)
+        x_aca = self.attn_aca(qkv, similarity, x_win, picture.active)
         x = x + x_win + x_atd + x_aca
-        x = x + self.convffn(self.norm2(x), size)
+        x = x + self.convffn(self.norm2(x), picture.size)
         if self.refines:
             dictionary = self.refine(dictionary, similarity, x, self.sigma, self.norm3)
         return x, dictionary
@@ -82,12 +88,10 @@ class LayerGroup(nn.Module):
         )
         self.td = nn.Parameter(torch.randn(config.dictionary, config.channels))
 
-    def forward(
-        self, x: Tensor, size: tuple[int, int], codes: Codes, active: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, picture: Picture) -> Tensor:
         dictionary = self.td.expand(x.shape[0], -1, -1)
         for layer in self.layers:
-            x, dictionary = layer(x, dictionary, size, codes, active)
+            x, dictionary = layer(x, dictionary, picture)
         return x
 
 
@@ -99,10 +103,8 @@ class Block(nn.Module):
         self.residual_group = LayerGroup(config, depth)
         self.conv = nn.Conv2d(config.channels, config.channels, 3, padding=1)
 
-    def forward(
-        self, x: Tensor, size: tuple[int, int], codes: Codes, active: Tensor | None
-    ) -> Tensor:
-        return _tokens(self.conv(_map(self.residual_group(x, size, codes, active), size))) + x
+    def forward(self, x: Tensor, picture: Picture) -> Tensor:
+        return _tokens(self.conv(_map(self.residual_group(x, picture), picture.size))) + x
 
 
 class PatchEmbed(nn.Module):
@@ -140,6 +142,7 @@ class ATD(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)
 
     mean: Tensor
+    weights_sha256: str = ""  # set by ``build``: which weights these are
 
     def forward(self, image: Tensor) -> Tensor:
         """image: N 3 H W in [0, 1], any H and W from 8 up -> N 3 S*H S*W, not clamped.
@@ -174,10 +177,11 @@ class ATD(nn.Module):
         size = (image.shape[2], image.shape[3])
         mean = self.mean.to(image.dtype)
         first = self.conv_first(image - mean)
-        codes = border_codes(*size, self.config.window, first)
+        cut = (*size, self.config.window, first)
+        picture = Picture(size, plain_windows(*cut), shifted_windows(*cut), active)
         x = self.patch_embed(_tokens(first))
         for block in self.layers:
-            x = block(x, size, codes, active)
+            x = block(x, picture)
         body = self.conv_after_body(_map(self.norm(x), size)) + first
         out: Tensor = self.upsample(body) + mean
         return out

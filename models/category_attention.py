@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from .attention import attend
 from .category import category_order, category_rank, group_count, group_places
@@ -40,48 +41,54 @@ class CategoryAttention(nn.Module):
         n >= 0); bool B T = True where active (any batch, static shapes).
         """
         if active is None:
-            return self._attend_groups(qkv, similarity.argmax(-1), self.categories)
-        spare = window if self.compensation else torch.zeros_like(window)
+            order, rank = _sorted(similarity.argmax(-1), self.categories)
+            return self._attend_groups(qkv, order, rank)
+        rest = window if self.compensation else torch.zeros_like(window)
         if active.dtype == torch.bool:
             category = similarity.argmax(-1).masked_fill(~active, self.categories)
-            count = active.sum(1, keepdim=True)
-            y = self._attend_groups(qkv, category, self.categories + 1, count)
-            return torch.where(active.unsqueeze(-1), y, spare)
-        category = similarity.index_select(1, active).argmax(-1)
+            order, rank = _sorted(category, self.categories + 1)
+            y = self._attend_groups(qkv, order, rank, active.sum(1, keepdim=True))
+            return torch.where(active.unsqueeze(-1), y, rest)
+        # One token too many, of a category that sorts last: nothing is empty even at n = 0.
+        source = pad(active, (0, 1))
+        category = similarity.index_select(1, source).argmax(-1)
+        spare = torch.arange(source.shape[0], device=active.device) == active.shape[0]
+        order, rank = _sorted(category.masked_fill(spare, self.categories), self.categories + 1)
+        order = source.index_select(0, order[0]).unsqueeze(0)
         count = torch.full((1, 1), active.shape[0], device=qkv.device)
-        y = self._attend_groups(qkv, category, self.categories, count, active)
-        return spare.index_copy(1, active, y)
+        y = self._attend_groups(qkv, order, rank[:, :-1], count)
+        return rest[0].index_copy(0, active, y[0]).unsqueeze(0)
 
     def _attend_groups(
-        self,
-        qkv: Tensor,
-        category: Tensor,
-        categories: int,
-        count: Tensor | None = None,
-        active: Tensor | None = None,
+        self, qkv: Tensor, order: Tensor, rank: Tensor, count: Tensor | None = None
     ) -> Tensor:
-        """Eq. 12 to 16 over B N categories -> B N C, in the order of ``category``."""
-        batch, tokens = category.shape
-        rank = category_rank(category, categories)
-        order = category_order(rank)
-        if active is not None:
-            order = active[order]
+        """Eq. 13 to 16. qkv: B T 3C; order: B M, the tokens as sorted -> B N C.
+
+        rank: B N, the sorted position whose output each of N tokens takes; count: B 1, how many
+        of the sorted tokens attend, None = all.
+        """
+        batch, tokens = rank.shape
         slots = self.group * group_count(tokens, self.group)
         everyone = torch.full((1, 1), tokens, device=qkv.device)
         place, is_key = group_places(everyone if count is None else count, slots, self.group)
-        # One spare entry, so that there is a row to read when no token is active.
-        order = nn.functional.pad(order, (0, 1)).gather(1, place.expand(batch, -1))
+        grouped = _rows(qkv, order.gather(1, place.expand(batch, -1)))
         depth = qkv.shape[-1] // (3 * self.heads)
-        grouped = _rows(qkv, order).reshape(-1, self.group, 3, self.heads, depth)
-        q, k, v = grouped.permute(2, 0, 3, 1, 4)
+        grouped = grouped.reshape(-1, self.group, 3, self.heads, depth)
+        q, k, v = grouped.permute(2, 0, 3, 1, 4)  # B*G heads 128 depth
         q = q * self.logit_scale.clamp(max=math.log(100)).exp()
         if count is not None:
-            no_key = (~is_key).to(q.dtype).reshape(-1, 1, self.group, 1) * NO_KEY
-            k = torch.cat((k, no_key.expand(-1, self.heads, -1, -1)), -1)
+            bias = (~is_key).to(q.dtype).reshape(-1, 1, self.group, 1) * NO_KEY
+            k = torch.cat((k, bias.expand(-1, self.heads, -1, -1)), -1)
             q = torch.cat((q, torch.ones_like(q[..., :1])), -1)
         y = attend(q, k, v).transpose(1, 2).reshape(batch, slots, -1)
         out: Tensor = self.proj(_rows(y, rank))
         return out
+
+
+def _sorted(category: Tensor, categories: int) -> tuple[Tensor, Tensor]:
+    """Return the order of tokens by category, and its inverse. int64 B N, twice."""
+    rank = category_rank(category, categories)
+    return category_order(rank), rank
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

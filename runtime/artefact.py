@@ -40,8 +40,9 @@ class Artefact:
 
     def to_metadata(self) -> dict[str, str]:
         """Spell the identity as ONNX ``metadata_props``: flat, strings only, no date."""
+        kind = f"{self.form} {self.precision}"
         return {
-            "description": f"{self.model} x{self.scale} super-resolution, {self.form} {self.precision}",
+            "description": f"{self.model} x{self.scale} super-resolution, {kind}",
             "author": "ppsr",
             "license": "MIT",
             "task": "super-resolution",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy.typing as npt
 
 from .artefact import Artefact
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 class Backend(Protocol):

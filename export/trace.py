@@ -1,0 +1,142 @@
+"""Trace the network and its front end into ONNX with torch's dynamo exporter, sizes dynamic."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import onnxscript.optimizer
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.fx.experimental import _config as shape_config
+
+from ppsr.models.atd import ATD
+from ppsr.models.pure_pass import GRID
+from ppsr.models.routing import PurityMask
+from ppsr.runtime.artefact import ACTIVE, INPUT, OUTPUT
+
+PADDED = "padded"
+"""Output of the front end: the picture mirrored to multiples of 16."""
+
+TRACED_SIZE = (48, 80)
+"""Height and width of the traced example; verification uses none of it."""
+
+_FOLD_INPUT = 2048
+"""Elements of the largest tensor that constant folding may consume. The relative position tables
+are larger: folded, each would be written out sixteen times its size."""
+
+
+class RoutedNetwork(nn.Module):
+    """The network on a padded picture, given the tokens that take part in AC-MSA."""
+
+    def __init__(self, network: ATD) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, active: Tensor | None = None) -> Tensor:
+        return self.network.upscale(image, active)
+
+
+class FrontEnd(nn.Module):
+    """Any picture -> the padded picture, and the active tokens when a mask is given."""
+
+    def __init__(self, purity: PurityMask | None) -> None:
+        super().__init__()
+        self.purity = purity
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        for axis in (2, 3):
+            image = image.index_select(axis, _mirrored(image.shape[axis], image.device))
+        if self.purity is None:
+            return (image,)
+        return image, (~self.purity(image)).reshape(-1).nonzero().squeeze(1)
+
+
+def trace_network(network: ATD, opset: int) -> onnx.ModelProto:
+    """Trace ``upscale``: ``input`` float32 1 3 H W, and ``active`` int64 n -> ``output``.
+
+    H and W are multiples of 16, n is any number from 0 up. Without Pure-Pass there is no
+    ``active``.
+    """
+    height, width = TRACED_SIZE
+    rows, columns = Dim("rows", min=2, max=4096), Dim("columns", min=2, max=4096)
+    image: tuple[Tensor, dict[int, object]] = (
+        torch.zeros(1, 3, height, width),
+        {2: GRID * rows, 3: GRID * columns},
+    )
+    example, shapes, names = (image[0],), (image[1],), [INPUT]
+    if network.config.pure_pass:
+        active = torch.arange(height * width - 300)
+        return _trace(
+            RoutedNetwork(network),
+            (*example, active),
+            (*shapes, {0: Dim("tokens", min=0, max=2**24)}),
+            [*names, ACTIVE],
+            [OUTPUT],
+            opset,
+        )
+    return _trace(RoutedNetwork(network), example, shapes, names, [OUTPUT], opset)
+
+
+def trace_front_end(network: ATD, opset: int) -> onnx.ModelProto:
+    """Trace ``FrontEnd``: ``input`` float32 1 3 H W, any size from 8 up -> padded, active."""
+    size = Dim("height", min=8, max=65536), Dim("width", min=8, max=65536)
+    outputs = [PADDED, ACTIVE] if network.purity else [PADDED]
+    example = torch.zeros(1, 3, 41, 75)
+    return _trace(
+        FrontEnd(network.purity), (example,), ({2: size[0], 3: size[1]},), [INPUT], outputs, opset
+    )
+
+
+def _mirrored(size: int, device: torch.device) -> Tensor:
+    """Indices that pad ``size`` to a multiple of 16 by mirroring, the edge repeated."""
+    place = torch.arange((size + GRID - 1) // GRID * GRID, device=device)
+    return torch.where(place < size, place, 2 * size - 1 - place)
+
+
+def _trace(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    shapes: tuple[dict[int, object], ...],
+    inputs: list[str],
+    outputs: list[str],
+    opset: int,
+) -> onnx.ModelProto:
+    module.eval()
+    with torch.no_grad(), _quiet(), shape_config.patch(backed_size_oblivious=True):
+        # Size-oblivious: 0 and 1 tokens are sizes like any other, so max(1, groups) stays.
+        program = torch.export.export(module, example, dynamic_shapes=shapes)
+        exported = torch.onnx.export(
+            program,
+            opset_version=opset,
+            input_names=inputs,
+            output_names=outputs,
+            optimize=False,
+            verbose=False,
+        )
+        assert exported is not None
+        model = onnxscript.optimizer.optimize(
+            exported.model_proto, input_size_limit=_FOLD_INPUT, onnx_shape_inference=True
+        )
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's own progress and its warnings about absent packages off the screen."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(action="ignore"),
+        ):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,136 @@
+"""Measuring what masking saves: a masked model against the dense one, run in turns."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ppsr.models.errors import UsageError
+
+from .metrics import psnr
+from .upscaler import Upscaler
+
+PACKAGES = ("ppsr", "numpy", "onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture, or all of them; times are medians in milliseconds."""
+
+    picture: str
+    size: tuple[int, int] | None
+    """H W of the input; None for the total."""
+    pixels: int
+    pure: float | None
+    """Share of pure pixels."""
+    masked_ms: float
+    """Routing included."""
+    dense_ms: float
+    routing_ms: float
+    psnr_db: float
+    """Between the two outputs, RGB; inf where they are equal."""
+
+    @property
+    def ratio(self) -> float:
+        """Above 1: masking is faster."""
+        return self.dense_ms / self.masked_ms
+
+    @property
+    def routing_share(self) -> float:
+        """Routing's part of the masked time."""
+        return self.routing_ms / self.masked_ms
+
+    def to_json(self) -> dict[str, Any]:
+        """Spell the row for JSON, which has no inf: ``psnr_db`` null means equal outputs."""
+        finite = self.psnr_db if math.isfinite(self.psnr_db) else None
+        extra = {"ratio": self.ratio, "routing_share": self.routing_share}
+        return {**vars(self), **extra, "psnr_db": finite}
+
+
+def measure(
+    masked: Upscaler, dense: Upscaler, name: str, rgb: npt.NDArray[np.uint8], runs: int
+) -> Row:
+    """Run both models in turns on one picture, after one warm-up each. uint8 H W 3."""
+    first, second = masked.upscale(rgb), dense.upscale(rgb)
+    masked_ms, routing_ms, dense_ms = [], [], []
+    for _ in range(runs):
+        first, second = masked.upscale(rgb), dense.upscale(rgb)
+        masked_ms.append(first.milliseconds)
+        routing_ms.append(first.routing_milliseconds)
+        dense_ms.append(second.milliseconds)
+    height, width = rgb.shape[:2]
+    return Row(
+        picture=name,
+        size=(height, width),
+        pixels=height * width,
+        pure=first.pure,
+        masked_ms=median(masked_ms),
+        dense_ms=median(dense_ms),
+        routing_ms=median(routing_ms),
+        psnr_db=psnr(first.rgb, second.rgb),
+    )
+
+
+def require_comparable(masked: Upscaler, dense: Upscaler) -> None:
+    """Raise UsageError where the two models do not do the same job."""
+    if masked.scale != dense.scale:
+        raise UsageError(
+            f"expected two models of one scale, got x{masked.scale} and x{dense.scale}"
+        )
+
+
+def total(rows: Sequence[Row]) -> Row:
+    """Add up the times; the share is over all pixels, the PSNR is that of the worst picture."""
+    pixels = sum(row.pixels for row in rows)
+    shares = [row.pure * row.pixels for row in rows if row.pure is not None]
+    return Row(
+        picture="all",
+        size=None,
+        pixels=pixels,
+        pure=sum(shares) / pixels if shares else None,
+        masked_ms=sum(row.masked_ms for row in rows),
+        dense_ms=sum(row.dense_ms for row in rows),
+        routing_ms=sum(row.routing_ms for row in rows),
+        psnr_db=min(row.psnr_db for row in rows),
+    )
+
+
+def machine() -> dict[str, Any]:
+    """Say what the numbers were measured on."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "cores_allowed": len(allowed(0)) if allowed else os.cpu_count(),
+        "system": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what takes part and is installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

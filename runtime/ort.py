@@ -1,0 +1,148 @@
+"""The backend on onnxruntime, on the CPU or on CUDA. The only file that imports onnxruntime."""
+
+from __future__ import annotations
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy.typing as npt
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as native
+
+from ppsr.models.errors import ArtefactError, BackendUnavailable, PpsrError, UsageError
+
+from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
+from .backend import Arrays, Closing, Device
+
+FATAL = 4
+"""Severity below which onnxruntime keeps silent: what fails comes as an exception."""
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+ERRORS: tuple[type[Exception], ...] = (
+    *(e for e in vars(native).values() if isinstance(e, type) and issubclass(e, Exception)),
+    RuntimeError,
+    ValueError,
+    MemoryError,
+)
+"""What onnxruntime raises: its own exceptions have no common base."""
+
+NO_CUDA = (
+    "CUDA was asked for, but {reason}; install an NVIDIA driver and ppsr[gpu], or use --device cpu"
+)
+
+
+class OrtBackend(Closing):
+    """A model file loaded by onnxruntime."""
+
+    def __init__(
+        self,
+        path: Path,
+        device: Device = "auto",
+        threads: int | None = None,
+        *,
+        optimise: bool = True,
+    ) -> None:
+        """Load ``path``. ``threads=None`` leaves the number to onnxruntime.
+
+        ``optimise=False`` runs the graph as it stands in the file. "auto" takes CUDA where it
+        really works, else the CPU. Raises UsageError for a wrong option, ArtefactError for a file
+        that ppsr-export did not make, BackendUnavailable where CUDA is asked for and is not there.
+        """
+        if device not in get_args(Device):
+            raise UsageError(f"expected a device of {', '.join(get_args(Device))}, got {device!r}")
+        if threads is not None and threads < 1:
+            raise UsageError(f"expected at least 1 thread, got {threads}")
+        require_readable(path)
+        ort.set_default_logger_severity(FATAL)
+        session = self._session = _open(path, _providers(device), threads, optimise)
+        active = CUDA in session.get_providers()
+        if device == "cuda" and not active:
+            raise BackendUnavailable(NO_CUDA.format(reason="its CUDA provider did not start"))
+        self.device = "CUDA" if active else "CPU"
+        self.artefact = Artefact.from_metadata(
+            session.get_modelmeta().custom_metadata_map, str(path)
+        )
+        routed = self.artefact.form == "routed" and self.artefact.pure_pass is not None
+        expected = sorted([INPUT, ACTIVE, OUTPUT] if routed else [INPUT, OUTPUT])
+        found = sorted(tensor.name for tensor in (*session.get_inputs(), *session.get_outputs()))
+        if found != expected:
+            raise ArtefactError(
+                f"{path} is not the model it says: expected the tensors {', '.join(expected)}, "
+                f"got {', '.join(found)}"
+            )
+        self._worker = ThreadPoolExecutor(1)
+
+    def run(self, feed: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Run once. Ctrl-C stops the model soon, not only when it is done."""
+        options = ort.RunOptions()
+        options.log_severity_level = FATAL
+        try:
+            future = self._worker.submit(self._session.run, [OUTPUT], dict(feed), options)
+            return {OUTPUT: future.result()[0]}
+        except KeyboardInterrupt:
+            options.terminate = True
+            raise
+        except ERRORS as error:
+            raise PpsrError(f"the model failed on {self.device}: {one_line(error)}") from error
+
+    def close(self) -> None:
+        """Free the model, after what still runs."""
+        self._worker.shutdown()
+        del self._session
+
+
+def require_readable(path: Path) -> None:
+    """Raise ArtefactError unless ``path`` is a file that can be opened and is not empty."""
+    try:
+        if path.is_dir():
+            raise ArtefactError(f"{path} is a folder; give a model file")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise ArtefactError(f"{path} is empty; give a model file that ppsr-export made")
+    except OSError as error:
+        raise ArtefactError(f"cannot read {path}: {error.strerror}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Shorten a message of onnxruntime to what a user can read."""
+    text = str(error).strip() or type(error).__name__
+    if re.search("alloc|out of memory|MemoryError", text):
+        return "not enough memory; use a smaller picture"
+    first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text).splitlines()[0]
+    return first if len(first) <= 200 else first[:197] + "..."
+
+
+def _providers(device: Device) -> list[Any]:
+    if device == "cpu":
+        return [CPU]
+    if CUDA not in ort.get_available_providers():
+        if device == "cuda":
+            raise BackendUnavailable(NO_CUDA.format(reason="this onnxruntime has no CUDA"))
+        return [CPU]
+    if hasattr(ort, "preload_dlls"):
+        with redirect_stdout(None):  # It prints what it does not find.
+            ort.preload_dlls()
+    # TF32 keeps 10 bits of the mantissa: an fp32 file would not run in fp32.
+    return [(CUDA, {"use_tf32": "0"}), CPU]
+
+
+def _open(path: Path, providers: list[Any], threads: int | None, optimise: bool) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = FATAL
+    options.intra_op_num_threads = threads or 0
+    # Idle threads of one session would slow down another, as when two models are compared.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+    except ERRORS as error:
+        if len(providers) > 1:
+            return _open(path, [CPU], threads, optimise)
+        raise ArtefactError(
+            f"{path} is no ONNX file that onnxruntime can load ({one_line(error)}); "
+            "give one that ppsr-export made"
+        ) from error

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ppsr.models.errors import UsageError
+from ppsr.models.pure_pass import purity_mask
+from ppsr.runtime import bench
+from ppsr.runtime.bench_cli import main
+from ppsr.runtime.image import Picture, write_picture
+from ppsr.runtime.upscaler import Upscaler
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path, photo: Callable, write_model: Callable, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The working folder, with models and photos."""
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "m.onnx", form="routed")
+    write_model(tmp_path / "d.onnx", form="routed", model="atd-light")
+    write_model(tmp_path / "off.onnx", form="routed", model="atd-light", add=1 / 255)
+    write_model(tmp_path / "x3.onnx", scale=3)
+    write_picture(tmp_path / "a.png", Picture(photo("coffee", 61, 83)))
+    write_picture(tmp_path / "[b].png", Picture(photo("astronaut", 40, 40)))
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def test_both_run_in_turns_after_a_warm_up(photo: Callable, fake: Callable) -> None:
+    order: list[str] = []
+    masked, dense = fake(form="routed"), fake(form="routed", model="atd-light")
+    masked.change = lambda output: (order.append("m"), output)[1]
+    dense.change = lambda output: (order.append("d"), output)[1]
+    row = bench.measure(Upscaler(masked), Upscaler(dense), "a", photo(), 3)
+    assert "".join(order) == "mdmdmdmd"
+    assert (row.picture, row.size, row.pixels) == ("a", (61, 83), 61 * 83)
+    assert row.pure == purity_mask(photo()).mean()
+    assert row.psnr_db == math.inf
+    assert row.masked_ms > row.routing_ms > 0
+    assert row.ratio == row.dense_ms / row.masked_ms
+
+
+def test_the_first_run_is_not_counted(
+    photo: Callable, fake: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is read three times in an upscale: start, routed, end."""
+    runs = [(0, 900, 9000), (0, 1, 10), (0, 2, 30), (0, 3, 20)]
+    dense = [(0, 7000), (0, 50), (0, 70), (0, 40)]
+    ticks = iter([t / 1000 for pair in zip(runs, dense, strict=True) for ts in pair for t in ts])
+    monkeypatch.setattr("ppsr.runtime.upscaler.time.perf_counter", lambda: next(ticks))
+    models = (Upscaler(fake(form="routed")), Upscaler(fake(form="routed", model="atd-light")))
+    row = bench.measure(*models, "a", photo(), 3)
+    assert (row.masked_ms, row.routing_ms, row.dense_ms) == (
+        median([10, 30, 20]),
+        pytest.approx(2),
+        median([50, 70, 40]),
+    )
+    assert row.ratio == 2.5
+    assert row.routing_share == pytest.approx(0.1)
+
+
+def test_total_adds_times_and_weighs_shares_by_pixels() -> None:
+    rows = [
+        bench.Row("a", (10, 10), 100, 0.5, 10, 20, 1, math.inf),
+        bench.Row("b", (10, 30), 300, 0.1, 30, 20, 2, 50.0),
+    ]
+    assert bench.total(rows) == bench.Row("all", None, 400, pytest.approx(0.2), 40, 40, 3, 50.0)
+
+
+def test_scales_must_agree(fake: Callable) -> None:
+    with pytest.raises(UsageError, match="two models of one scale, got x2 and x3"):
+        bench.require_comparable(Upscaler(fake()), Upscaler(fake(scale=3)))
+
+
+def test_prints_a_table_and_writes_json(folder: Path) -> None:
+    arguments = ("m.onnx", "--against", "off.onnx", "a.png", "[b].png", "--runs", "2")
+    result = run(*arguments, "--threads", "1", "--json", "out.json")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    for start in ("a.png", "[b].png", "all"):
+        assert sum(line.strip().startswith(f"{start} ") for line in lines) == 1
+    assert "61 x 83" in result.stdout
+    assert "times as fast as" in lines[-1]
+    content = json.loads((folder / "out.json").read_text())
+    assert content["masked"] == "pp-atd-light_x2_fp32_routed on CPU"
+    assert content["dense"] == "atd-light_x2_fp32_routed on CPU"
+    assert (content["runs"], content["threads"]) == (2, 1)
+    assert content["command"][0] == "ppsr-bench"
+    assert content["machine"]["cpu"]
+    assert {"python", "numpy"} <= set(content["versions"])
+    assert [row["picture"] for row in content["rows"]] == ["a.png", "[b].png"]
+    first = content["rows"][0]
+    assert first["size"] == [61, 83]
+    assert first["psnr_db"] == pytest.approx(48.13, abs=0.1)
+    assert first["ratio"] == first["dense_ms"] / first["masked_ms"]
+    assert content["total"]["picture"] == "all"
+
+
+def test_equal_outputs_are_null_in_json(folder: Path) -> None:
+    arguments = ("m.onnx", "--against", "d.onnx", "a.png", "--runs", "1", "--json", "out.json")
+    result = run(*arguments)
+    assert " inf " in result.stdout
+    assert json.loads((folder / "out.json").read_text())["rows"][0]["psnr_db"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("m.onnx", "--against", "x3.onnx", "a.png"), "two models of one scale, got x2 and x3"),
+        (("m.onnx", "--against", "d.onnx", "no.png"), "no.png does not exist"),
+        (("m.onnx", "--against", "d.onnx"), "Missing argument"),
+        (("m.onnx", "a.png"), "Missing option '--against'"),
+        (("m.onnx", "--against", "no.onnx", "a.png"), "cannot read no.onnx"),
+        (("m.onnx", "--against", "d.onnx", "a.png", "--runs", "0"), "0 is not in the range"),
+        (("m.onnx", "--against", "d.onnx", "a.png", "--json", "no/a.json"), "does not exist"),
+    ],
+)
+def test_wrong_arguments_end_with_2(folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr

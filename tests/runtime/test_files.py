@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ppsr.models.errors import PpsrError, UsageError
+from ppsr.runtime import files
+from ppsr.runtime.files import replacing, write_atomically
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_writes_and_replaces(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    write_atomically(target, b"old")
+    write_atomically(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert names(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("old", [b"old", None])
+def test_a_failure_in_the_middle_leaves_what_was_there(
+    tmp_path: Path, error: type[BaseException], old: bytes | None
+) -> None:
+    target = tmp_path / "a.onnx"
+    if old is not None:
+        target.write_bytes(old)
+
+    def write() -> None:
+        with replacing(target) as temporary:
+            assert temporary.parent == target.parent
+            assert temporary.suffix == ".onnx"
+            temporary.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert names(tmp_path) == ([] if old is None else ["a.onnx"])
+    assert old is None or target.read_bytes() == old
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    with pytest.raises(PpsrError, match=r"cannot write .*a\.bin: No space left on device"):
+        write_atomically(tmp_path / "a.bin", b"data")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_permissions_are_the_umasks_or_those_of_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    old = os.umask(0o027)
+    try:
+        write_atomically(target, b"1")
+        assert stat.S_IMODE(target.stat().st_mode) == 0o640
+        target.chmod(0o600)
+        write_atomically(target, b"2")
+        assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    finally:
+        os.umask(old)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links")
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real.bin").write_bytes(b"old")
+    (tmp_path / "link.bin").symlink_to("real.bin")
+    write_atomically(tmp_path / "link.bin", b"new")
+    assert (tmp_path / "link.bin").is_symlink()
+    assert (tmp_path / "real.bin").read_bytes() == b"new"
+
+
+def test_long_names_fit(tmp_path: Path) -> None:
+    target = tmp_path / ("a" * 251 + ".bin")
+    write_atomically(target, b"data")
+    assert target.read_bytes() == b"data"
+
+
+def test_what_can_be_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"the folder .*nowhere does not exist"):
+        write_atomically(tmp_path / "nowhere" / "a.bin", b"")
+    with pytest.raises(UsageError, match="it is a folder"):
+        write_atomically(tmp_path, b"")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="named pipes")
+def test_a_device_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UsageError, match="not a regular file"):
+        write_atomically(tmp_path / "pipe.png", b"")

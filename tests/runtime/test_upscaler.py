@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppsr.models.errors import BackendUnavailable, PictureError, PpsrError, UsageError
+from ppsr.models.pure_pass import CENTRES, active_tokens, pad_to_grid, pure_pixels, purity_mask
+from ppsr.runtime import Upscaler, upscaler
+
+
+@pytest.mark.parametrize("size", [(61, 83), (16, 16), (1, 1), (1, 40), (17, 5)])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_any_size_comes_back_scaled_and_cropped(
+    photo: Callable, fake: Callable, size: tuple[int, int], scale: int
+) -> None:
+    rgb = photo("astronaut", *size)
+    backend = fake(scale=scale)
+    with Upscaler(backend) as up:
+        out = up(rgb)
+        assert (up.scale, up.device, up.artefact) == (scale, "CPU", backend.artefact)
+    assert out.dtype == np.uint8
+    np.testing.assert_array_equal(out, rgb.repeat(scale, 0).repeat(scale, 1))
+    assert backend.closed
+    fed = backend.feeds[0]["input"]
+    assert fed.dtype == np.float32
+    assert fed.shape[2] % 16 == fed.shape[3] % 16 == 0
+    np.testing.assert_array_equal(
+        fed[0].transpose(1, 2, 0), pad_to_grid(rgb).astype(np.float32) / 255
+    )
+
+
+def test_the_routed_form_is_told_which_tokens_are_active(photo: Callable, fake: Callable) -> None:
+    backend = fake(form="routed")
+    rgb = photo("coffee", 150, 201)
+    result = Upscaler(backend).upscale(rgb)
+    expected = active_tokens(pure_pixels(pad_to_grid(rgb), centres=CENTRES))
+    active = backend.feeds[0]["active"]
+    assert active.dtype == np.int64
+    np.testing.assert_array_equal(active, expected)
+    assert 0 < len(active) < 160 * 208
+    assert result.pure == purity_mask(rgb).mean()
+    assert result.milliseconds >= result.routing_milliseconds > 0
+
+
+def test_the_other_forms_are_not_told(photo: Callable, fake: Callable) -> None:
+    contained, dense = fake(), fake(form="routed", model="atd-light")
+    first, second = (Upscaler(backend).upscale(photo()) for backend in (contained, dense))
+    assert list(contained.feeds[0]) == list(dense.feeds[0]) == ["input"]
+    assert first.pure == purity_mask(photo()).mean()
+    assert second.pure is None
+    assert first.routing_milliseconds == second.routing_milliseconds == 0
+
+
+def test_the_settings_of_the_artefact_are_used(photo: Callable, fake: Callable) -> None:
+    from dataclasses import replace
+
+    from ppsr.models.config import PurePass
+
+    settings = PurePass(window=4, shift=0, centres=tuple(PurePass().centres[:3]))
+    backend = fake(form="routed")
+    backend.artefact = replace(backend.artefact, pure_pass=settings)
+    Upscaler(backend)(photo())
+    expected = pure_pixels(pad_to_grid(photo()), window=4, shift=0, centres=settings.centre_array)
+    np.testing.assert_array_equal(backend.feeds[0]["active"], active_tokens(expected))
+
+
+def test_output_is_clamped_and_rounded_half_to_even(photo: Callable, fake: Callable) -> None:
+    backend = fake()
+    levels = np.array([-9, 0.5, 1.5, 2.5, 254.4, 254.6, 300], np.float32) / 255
+    backend.change = lambda output: np.resize(levels, output.shape).astype(np.float32)
+    out = Upscaler(backend)(photo(height=16, width=16))
+    expected = np.resize(np.array([0, 0, 2, 2, 254, 255, 255]), (3, 32, 32)).transpose(1, 2, 0)
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_a_broken_model_is_told(photo: Callable, fake: Callable) -> None:
+    backend = fake()
+    backend.change = lambda output: output * np.nan
+    with pytest.raises(PpsrError, match="no numbers"):
+        Upscaler(backend)(photo())
+    backend.change = lambda output: output[..., :-1]
+    with pytest.raises(PpsrError, match=r"returned \(1, 3, 128, 191\), expected"):
+        Upscaler(backend)(photo())
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda rgb: rgb / 255, r"float64 \(61, 83, 3\)"),
+        (lambda rgb: rgb[..., 0], r"uint8 \(61, 83\)"),
+        (lambda rgb: rgb[..., :2], r"uint8 \(61, 83, 2\)"),
+        (lambda rgb: rgb[:0], r"uint8 \(0, 83, 3\)"),
+        (lambda rgb: rgb.tolist(), "list"),
+    ],
+)
+def test_other_arrays_are_refused(
+    photo: Callable, fake: Callable, make: Callable, found: str
+) -> None:
+    with pytest.raises(PictureError, match=f"expected a picture uint8 H W 3, got {found}"):
+        Upscaler(fake())(make(photo()))
+
+
+def test_too_large_a_picture_is_refused_before_the_model_runs(
+    photo: Callable, fake: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ppsr.runtime import memory
+
+    monkeypatch.setattr(memory, "free_bytes", lambda root: 10**6)
+    backend = fake()
+    with pytest.raises(PpsrError, match=r"61 x 83 needs about 0\.1 GB of memory, 0\.0 GB"):
+        Upscaler(backend)(photo())
+    assert not backend.feeds
+    backend.device = "CUDA"
+    Upscaler(backend)(photo())
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("a.plan", BackendUnavailable, r"not supported yet; run the \.onnx"),
+        ("a.ENGINE", BackendUnavailable, "not supported yet"),
+        ("a.pth", UsageError, "is a checkpoint.*export it first with ppsr-export"),
+        ("a.safetensors", UsageError, "export it first"),
+        ("a.png", UsageError, r"ends in \.onnx"),
+        ("a", UsageError, r"ends in \.onnx"),
+    ],
+)
+def test_other_model_files_are_refused(name: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Upscaler.open(name)
+
+
+def test_a_missing_onnxruntime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "ppsr.runtime.ort", raising=False)
+    monkeypatch.delattr("ppsr.runtime.ort", raising=False)
+    with pytest.raises(BackendUnavailable, match=r"pip install 'ppsr\[cpu\]' \(or 'ppsr\[gpu\]'"):
+        upscaler.open_backend(Path("a.onnx"))
