@@ -27,8 +27,6 @@ class Island:
 
 
 ISLANDS: tuple[Island, ...] = (
-    Island("purity", r"^front", "exact integers up to 2^24"),
-    Island("residual", r"^layers\.[^/]*layers\.\d+/Add|norm[12]/", "24 layers add up in it"),
     Island(
         "similarity",
         r"attn_atd(\.wq|\.wk)?/",

@@ -5,12 +5,11 @@ A pass edits the graph in place and returns how many rewrites it made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
 Pass = Callable[[gs.Graph], int]
 
@@ -28,47 +27,6 @@ def operate(model: onnx.ModelProto, passes: tuple[Pass, ...]) -> onnx.ModelProto
     operated.ir_version = model.ir_version
     operated.graph.ClearField("value_info")
     return operated
-
-
-def share_constants(graph: gs.Graph) -> int:
-    """f(c), g(c') -> f(c), g(c) where c and c' hold the same numbers."""
-    first: dict[Hashable, gs.Constant] = {}
-    shared = 0
-    for tensor in list(graph.tensors().values()):
-        if not isinstance(tensor, gs.Constant):
-            continue
-        values = tensor.values
-        key = (values.dtype.str, values.shape, values.tobytes())
-        kept = first.setdefault(key, tensor)
-        if kept is not tensor:
-            _redirect(tensor, kept)
-            shared += 1
-    return shared
-
-
-def share_nodes(graph: gs.Graph) -> int:
-    """f(x), f(x) -> one f(x): the shape arithmetic that every layer repeats."""
-    first: dict[Hashable, gs.Node] = {}
-    outputs = {id(tensor) for tensor in graph.outputs}
-    shared = 0
-    for node in graph.nodes:
-        if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
-            continue
-        key = (
-            node.op,
-            node.domain,
-            tuple(id(tensor) for tensor in node.inputs),
-            tuple(sorted((name, _frozen(value)) for name, value in node.attrs.items())),
-            len(node.outputs),
-        )
-        kept = first.setdefault(key, node)
-        if kept is node or any(id(tensor) in outputs for tensor in node.outputs):
-            continue
-        for duplicate, original in zip(node.outputs, kept.outputs, strict=True):
-            _redirect(duplicate, original)
-        node.outputs.clear()
-        shared += 1
-    return shared
 
 
 def drop_expands(graph: gs.Graph) -> int:
@@ -93,40 +51,62 @@ def drop_expands(graph: gs.Graph) -> int:
 
 
 def select_slices(graph: gs.Graph) -> int:
-    """Squeeze(Slice(x, i, i + 1, axis), axis) -> Gather(x, i, axis)."""
+    """Squeeze(Slice(x, i, i + 1, axis), axis) -> Gather(x, i, axis): q, k, v out of their stack."""
+    indices: dict[int, gs.Constant] = {}
     selected = 0
     for node in graph.nodes:
-        if node.op != "Squeeze" or len(node.inputs) != 2 or not node.inputs[0].inputs:
+        if node.op != "Squeeze" or len(node.inputs) != 2 or not _made_by(node.inputs[0], "Slice"):
             continue
-        cut = node.inputs[0].inputs[0]
-        if cut.op != "Slice" or len(cut.inputs) < 4:
+        source, *rest = node.inputs[0].inputs[0].inputs
+        if len(rest) < 3:
             continue
-        start, stop, axis = (_scalar(tensor) for tensor in cut.inputs[1:4])
-        step = _scalar(cut.inputs[4]) if len(cut.inputs) > 4 else 1
+        start, stop, axis = (_scalar(tensor) for tensor in rest[:3])
+        step = _scalar(rest[3]) if len(rest) > 3 else 1
         if start is None or stop is None or axis is None or axis != _scalar(node.inputs[1]):
             continue
         if start < 0 or stop != start + 1 or step != 1:
             continue
-        index = gs.Constant(f"{node.name}/index", np.array(start, dtype=np.int64))
-        node.op, node.inputs, node.attrs = "Gather", [cut.inputs[0], index], {"axis": axis}
+        index = gs.Constant(f"select/{start}", np.array(start, dtype=np.int64))
+        node.op, node.attrs = "Gather", {"axis": axis}
+        node.inputs = [source, indices.setdefault(start, index)]
         selected += 1
     return selected
 
 
-PASSES: tuple[Pass, ...] = (share_constants, drop_expands, select_slices, share_constants, share_nodes)
+def merge_reshapes(graph: gs.Graph) -> int:
+    """Reshape(Reshape(x, a), b) -> Reshape(x, b), where b copies no axis of its input (no 0)."""
+    merged = 0
+    for node in graph.nodes:
+        if node.op != "Reshape" or not _made_by(node.inputs[0], "Reshape"):
+            continue
+        shape = node.inputs[1]
+        if not isinstance(shape, gs.Constant) or (shape.values == 0).any():
+            continue
+        node.inputs[0] = node.inputs[0].inputs[0].inputs[0]
+        merged += 1
+    return merged
 
 
-def _redirect(old: gs.Tensor, new: gs.Tensor) -> None:
-    for consumer in list(old.outputs):
-        consumer.inputs = [new if tensor is old else tensor for tensor in consumer.inputs]
+def drop_identity_transposes(graph: gs.Graph) -> int:
+    """f(Transpose(x, 0 1 2 ...)) -> f(x)."""
+    dropped = 0
+    for node in graph.nodes:
+        perm = node.attrs.get("perm")
+        if node.op != "Transpose" or perm is None or list(perm) != list(range(len(perm))):
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        for consumer in list(result.outputs):
+            consumer.inputs = [source if t is result else t for t in consumer.inputs]
+            dropped += 1
+    return dropped
 
 
-def _frozen(value: object) -> Hashable:
-    if isinstance(value, LazyValues):
-        value = value.load()
-    if isinstance(value, np.ndarray):
-        return (value.dtype.str, value.shape, value.tobytes())
-    return repr(value)
+PASSES: tuple[Pass, ...] = (
+    drop_expands,
+    select_slices,
+    merge_reshapes,
+    drop_identity_transposes,
+)
 
 
 def _made_by(tensor: gs.Tensor, op: str) -> bool:

@@ -11,14 +11,14 @@ from .flops import paper_flops
 from .pure_pass import purity_mask
 
 if TYPE_CHECKING:
-    from .build import build
+    from .factory import build
 
 __all__ = ["build", "paper_flops", "purity_mask"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "build":
-        from .build import build
+        from .factory import build
 
         return build
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

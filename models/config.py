@@ -30,6 +30,19 @@ class PurePass:
     )
     """Colour centres in units of 9/800."""
 
+    def __post_init__(self) -> None:
+        grid, window, shift = pure_pass.GRID, self.window, self.shift
+        if window < 1 or grid % window or not 0 <= shift < window:
+            raise ValueError(
+                f"expected a window that divides {grid} and a shift below it, got {window}, {shift}"
+            )
+
+    def mask(self, padded: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+        """``pure_pixels`` with these settings. uint8 H W 3, multiples of 16 -> bool H W."""
+        return pure_pass.pure_pixels(
+            padded, window=self.window, shift=self.shift, centres=self.centre_array
+        )
+
     @property
     def centre_array(self) -> npt.NDArray[np.int32]:
         return np.array(self.centres, dtype=np.int32)

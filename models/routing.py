@@ -20,8 +20,9 @@ class PurityMask(nn.Module):
         super().__init__()
         self.window, self.shift = settings.window, settings.shift
         offset, weight = score_table(settings.centre_array)
-        self.register_buffer("offset", torch.tensor(offset, dtype=torch.float32), persistent=False)
-        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32), persistent=False)
+        # Integers: a cast of the network to another precision must leave them alone.
+        self.register_buffer("offset", torch.tensor(offset), persistent=False)
+        self.register_buffer("weight", torch.tensor(weight), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """image: N 3 H W in [0, 1], H and W multiples of 16 -> bool N H W, True = pure.
@@ -41,7 +42,8 @@ class PurityMask(nn.Module):
         float32 is exact: every partial sum is an integer below 2^24, in TF32 as well.
         """
         levels = (image.float() * 255).round().clamp(0, 255)
-        score = self.offset.reshape(-1, 1, 1) - F.conv2d(levels, self.weight[:, :, None, None])
+        offset, weight = self.offset.float(), self.weight.float()
+        score = offset.reshape(-1, 1, 1) - F.conv2d(levels, weight[:, :, None, None])
         nearest = score.amin(1, keepdim=True)
         count = score.shape[1]
         index = torch.arange(count, device=score.device, dtype=torch.float32).reshape(-1, 1, 1)

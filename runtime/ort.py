@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -57,7 +58,7 @@ class OrtBackend(Closing):
             raise UsageError(f"expected at least 1 thread, got {threads}")
         require_readable(path)
         ort.set_default_logger_severity(FATAL)
-        session = self._session = _open(path, _providers(device), threads, optimise)
+        session = self._session = open_session(path, _providers(device), threads, optimise)
         active = CUDA in session.get_providers()
         if device == "cuda" and not active:
             raise BackendUnavailable(NO_CUDA.format(reason="its CUDA provider did not start"))
@@ -129,7 +130,16 @@ def _providers(device: Device) -> list[Any]:
     return [(CUDA, {"use_tf32": "0"}), CPU]
 
 
-def _open(path: Path, providers: list[Any], threads: int | None, optimise: bool) -> Any:
+def open_session(
+    model: Path | bytes,
+    providers: Sequence[Any] = (CPU,),
+    threads: int | None = None,
+    optimise: bool = True,
+) -> Any:
+    """Load a model, from a file or from memory, on the first provider that takes it.
+
+    Raises ArtefactError where onnxruntime does not load it.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
     options.intra_op_num_threads = threads or 0
@@ -138,11 +148,13 @@ def _open(path: Path, providers: list[Any], threads: int | None, optimise: bool)
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        source = model if isinstance(model, bytes) else str(model)
+        return ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
     except ERRORS as error:
         if len(providers) > 1:
-            return _open(path, [CPU], threads, optimise)
+            return open_session(model, [CPU], threads, optimise)
+        name = "the graph" if isinstance(model, bytes) else model
         raise ArtefactError(
-            f"{path} is no ONNX file that onnxruntime can load ({one_line(error)}); "
+            f"{name} is no ONNX file that onnxruntime can load ({one_line(error)}); "
             "give one that ppsr-export made"
         ) from error

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ppsr.models.errors import BackendUnavailable, PictureError, PpsrError, UsageError
-from ppsr.models.pure_pass import active_tokens, pad_to_grid, pure_pixels
+from ppsr.models.pure_pass import active_tokens, pad_to_grid
 
 from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
 from .backend import Backend, Closing, Device
@@ -87,31 +87,21 @@ class Upscaler(Closing):
         feed: dict[str, npt.NDArray[Any]] = {
             INPUT: np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32) / 255
         }
-        mask = None
+        mask, settings = None, self.artefact.pure_pass
         start = routed = time.perf_counter()
-        if self.artefact.form == "routed" and self.artefact.pure_pass:
-            mask = self._mask(padded)
+        if self.artefact.form == "routed" and settings:
+            mask = settings.mask(padded)
             feed[ACTIVE] = active_tokens(mask)
             routed = time.perf_counter()
         output = self._backend.run(feed)[OUTPUT]
         stop = time.perf_counter()
-        if mask is None and self.artefact.pure_pass:
-            mask = self._mask(padded)
+        if mask is None and settings:
+            mask = settings.mask(padded)
         return Result(
             rgb=_to_picture(output, padded.shape, rgb.shape, self.scale),
             pure=None if mask is None else float(mask[:height, :width].mean()),
             milliseconds=(stop - start) * 1000,
             routing_milliseconds=(routed - start) * 1000,
-        )
-
-    def _mask(self, padded: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-        settings = self.artefact.pure_pass
-        assert settings is not None
-        return pure_pixels(
-            padded,
-            window=settings.window,
-            shift=settings.shift,
-            centres=settings.centre_array,
         )
 
 

@@ -67,8 +67,10 @@ def exact_windows(labels: dict[tuple[int, int], int], size: tuple[int, int]) -> 
 def exact_mask(rgb: np.ndarray, shift: int = 4) -> np.ndarray:
     """Equations 2 to 7 on the padded picture, one pixel at a time -> True = pure."""
     height, width = rgb.shape[:2]
-    rows = [*range(height), *range(height - 1, -1, -1)][: height + -height % 16]
-    columns = [*range(width), *range(width - 1, -1, -1)][: width + -width % 16]
+    rows, columns = (
+        [min(i % (2 * n), 2 * n - 1 - i % (2 * n)) for i in range(n + -n % 16)]
+        for n in (height, width)
+    )
     size = len(rows), len(columns)
     known = {colour: exact_label(colour) for colour in {tuple(p) for p in rgb.reshape(-1, 3)}}
     label = {

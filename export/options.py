@@ -1,0 +1,84 @@
+"""What an export is asked for, checked before anything slow begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from ppsr.models.config import MODEL_NAMES, SCALES, ModelName
+from ppsr.models.errors import UsageError
+from ppsr.models.pure_pass import GRID
+from ppsr.runtime.artefact import Form, Precision
+
+FORMS: tuple[Form, ...] = get_args(Form)
+OPSETS = (20, 21, 22)
+"""20 is the first with Gelu as one operator; 23 asks for a newer file format than engines read."""
+
+Size = tuple[int, int]
+"""Height and width of a low-resolution picture."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The sizes an engine will be built for: valid from ``min`` to ``max``, tuned for ``opt``.
+
+    Rounded up to multiples of 16. Raises UsageError where they are not in order.
+    """
+
+    min: Size = (64, 64)
+    opt: Size = (368, 640)
+    max: Size = (1088, 1920)
+
+    def __post_init__(self) -> None:
+        for name in ("min", "opt", "max"):
+            height, width = getattr(self, name)
+            if height < 1 or width < 1:
+                raise UsageError(f"expected a {name} shape of at least 1x1, got {height}x{width}")
+            object.__setattr__(self, name, (_up(height), _up(width)))
+        if not all(a <= b <= c for a, b, c in zip(self.min, self.opt, self.max, strict=True)):
+            spelt = ", ".join(f"{h}x{w}" for h, w in (self.min, self.opt, self.max))
+            raise UsageError(f"expected min <= opt <= max shapes at each side, got {spelt}")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Raises UsageError for what cannot be exported."""
+
+    scale: int = 2
+    model: ModelName = "pp-atd-light"
+    weights: str | Path = "default"
+    fp16: bool = False
+    form: Form | Literal["both"] = "both"
+    opset: int = OPSETS[0]
+    output: Path = Path("artifacts")
+    atol: float = 1e-4
+    verify: bool = True
+    profile: Profile = field(default_factory=Profile)
+
+    def __post_init__(self) -> None:
+        _require("scale", self.scale, SCALES)
+        _require("model", self.model, MODEL_NAMES)
+        _require("form", self.form, ("both", *FORMS))
+        _require("opset", self.opset, OPSETS)
+        if not self.atol > 0:
+            raise UsageError(f"expected an atol above 0, got {self.atol}")
+        if self.output.exists() and not self.output.is_dir():
+            raise UsageError(f"expected a folder to write to, {self.output} is a file")
+
+    @property
+    def precision(self) -> Precision:
+        return "fp16" if self.fp16 else "fp32"
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        return FORMS if self.form == "both" else (self.form,)
+
+
+def _up(size: int) -> int:
+    return -(-size // GRID) * GRID
+
+
+def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"expected a {name} of {', '.join(map(str, allowed))}, got {value!r}")
