@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,27 +17,31 @@ from ppsr.runtime.command import reports_errors
 
 from . import load_pipeline
 from .engine import why_no_engine
-from .options import FORMS, OPSETS, ExportOptions, Profile
+from .options import FORMS, OPSETS, ExportOptions, Profile, Size
 
 if TYPE_CHECKING:
     from .pipeline import Exported
 
+Command = Callable[..., Any]
 
-class _Shape(click.ParamType):
-    """HEIGHTxWIDTH."""
 
-    name = "HxW"
+def _shape(_context: click.Context, _option: click.Parameter, value: str) -> Size:
+    """Read HEIGHTxWIDTH."""
+    try:
+        height, width = map(int, value.lower().split("x"))
+    except ValueError:
+        raise click.BadParameter(f"expected HEIGHTxWIDTH such as 360x640, got {value!r}") from None
+    return height, width
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            height, width = map(int, value.lower().split("x"))
-        except ValueError:
-            self.fail(f"expected HEIGHTxWIDTH such as 360x640, got {value!r}", param, ctx)
-        return height, width
+
+def _shape_option(name: str, default: Size) -> Callable[[Command], Command]:
+    return click.option(
+        f"--{name}-shape",
+        metavar="HxW",
+        default="{}x{}".format(*default),
+        callback=_shape,
+        help=f"{name.capitalize()} LR size of a later engine.",
+    )
 
 
 @click.command(context_settings={"show_default": True})
@@ -50,9 +54,9 @@ class _Shape(click.ParamType):
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("artifacts"))
 @click.option("--atol", type=float, default=1e-4, help="Largest FP32 difference allowed.")
 @click.option("--no-verify", is_flag=True, help="Do not run the files on real pictures.")
-@click.option("--min-shape", type=_Shape(), default=Profile.min, help="For engines, later.")
-@click.option("--opt-shape", type=_Shape(), default=Profile.opt, help="For engines, later.")
-@click.option("--max-shape", type=_Shape(), default=Profile.max, help="For engines, later.")
+@_shape_option("min", Profile.min)
+@_shape_option("opt", Profile.opt)
+@_shape_option("max", Profile.max)
 @click.version_option(package_name="ppsr")
 @reports_errors
 def main(scale: str, opset: str, no_verify: bool, **values: Any) -> None:

@@ -72,7 +72,7 @@ def stamp(model: onnx.ModelProto, artefact: Artefact) -> onnx.ModelProto:
     graph = stamped.graph
     graph.name = artefact.stem
     float32, s = TensorProto.FLOAT, artefact.scale
-    values = {
+    values: dict[str, tuple[int, list[str | int | None]]] = {
         INPUT: (float32, [1, 3, "height", "width"]),
         ACTIVE: (TensorProto.INT64, ["tokens"]),
         OUTPUT: (float32, [1, 3, f"{s}*height", f"{s}*width"]),

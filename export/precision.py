@@ -34,7 +34,7 @@ ISLANDS: tuple[Island, ...] = (
     ),
     Island(
         "category logits",
-        r"attn_aca/(Mul|MatMul|Softmax)$",
+        r"attn_aca\.softmax/",
         "no 1/sqrt(d) and a learnt factor of up to 100",
     ),
     Island("refinement", r"(refine|norm3)/", "weights near 1/n are FP16 subnormals"),

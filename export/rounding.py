@@ -8,6 +8,8 @@ stay in FP32, as tensor cores accumulate. Run the result with graph optimisation
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -18,9 +20,13 @@ PEAKS = "peaks"
 
 _FLAT, _ZERO = "rounding/flat", "rounding/zero"
 _MOVES = frozenset(
-    "Concat Expand Flatten Gather GatherElements GatherND Identity Reshape ScatterElements ScatterND "
-    "Slice Split Squeeze Tile Transpose Unsqueeze DepthToSpace Where Pad".split()
+    {
+        *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND"),
+        *("Identity", "Pad", "Reshape", "ScatterElements", "ScatterND", "Slice", "Split"),
+        *("Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
+    }
 )
+"""Operators that only move numbers: there is nothing to round."""
 
 
 def round_fp16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
@@ -30,9 +36,7 @@ def round_fp16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """
     typed = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     half = {
-        value.name
-        for value in typed.graph.value_info
-        if value.type.tensor_type.elem_type == HALF
+        value.name for value in typed.graph.value_info if value.type.tensor_type.elem_type == HALF
     }
     rounded = onnx.ModelProto()
     rounded.CopyFrom(model)
@@ -74,7 +78,7 @@ def round_fp16(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
 def _rounding(name: str, exact: str) -> list[onnx.NodeProto]:
     """x -> Cast to FP16 -> Cast to FP32, and max(|x|, 0) beside it: n = 0 leaves x empty."""
 
-    def node(op: str, inputs: list[str], suffix: str, **attributes: int) -> onnx.NodeProto:
+    def node(op: str, inputs: list[str], suffix: str, **attributes: Any) -> onnx.NodeProto:
         output = f"{name}/{suffix}" if suffix else name
         return helper.make_node(op, inputs, [output], name=f"{name}/{op}/{suffix}", **attributes)
 

@@ -41,7 +41,11 @@ def drop_expands(graph: gs.Graph) -> int:
             continue
         for here, other in ((1, 0), (0, 1)):
             producer = node.inputs[here].inputs[0] if node.inputs[here].inputs else None
-            if producer is None or producer.op != "Expand" or _made_by(node.inputs[other], "Expand"):
+            if (
+                producer is None
+                or producer.op != "Expand"
+                or _made_by(node.inputs[other], "Expand")
+            ):
                 continue
             if not _fits(producer.inputs[0].shape, node.inputs[other].shape):
                 continue

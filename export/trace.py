@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 import onnx_ir
@@ -75,34 +76,22 @@ def trace_network(network: ATD, opset: int) -> onnx.ModelProto:
     H and W are multiples of 16, n is any number from 0 up. Without Pure-Pass there is no
     ``active``.
     """
-    height, width = TRACED_SIZE
     rows, columns = Dim("rows", min=2, max=4096), Dim("columns", min=2, max=4096)
-    image: tuple[Tensor, dict[int, object]] = (
-        torch.zeros(1, 3, height, width),
-        {2: GRID * rows, 3: GRID * columns},
-    )
-    example, shapes, names = (image[0],), (image[1],), [INPUT]
+    height, width = TRACED_SIZE
+    inputs = {INPUT: torch.zeros(1, 3, height, width)}
+    shapes = {INPUT: {2: GRID * rows, 3: GRID * columns}}
     if network.config.pure_pass:
-        active = torch.arange(height * width - 300)
-        return _trace(
-            RoutedNetwork(network),
-            (*example, active),
-            (*shapes, {0: Dim("tokens", min=0, max=2**24)}),
-            [*names, ACTIVE],
-            [OUTPUT],
-            opset,
-        )
-    return _trace(RoutedNetwork(network), example, shapes, names, [OUTPUT], opset)
+        inputs[ACTIVE] = torch.arange(height * width - 300)
+        shapes[ACTIVE] = {0: Dim("tokens", min=0, max=2**24)}
+    return _trace(RoutedNetwork(network), inputs, shapes, [OUTPUT], opset)
 
 
 def trace_front_end(network: ATD, opset: int) -> onnx.ModelProto:
     """Trace ``FrontEnd``: ``input`` float32 1 3 H W, any size from 8 up -> padded, active."""
-    size = Dim("height", min=8, max=65536), Dim("width", min=8, max=65536)
+    shape = {2: Dim("height", min=8, max=65536), 3: Dim("width", min=8, max=65536)}
     outputs = [PADDED, ACTIVE] if network.purity else [PADDED]
-    example = torch.zeros(1, 3, 41, 75)
-    return _trace(
-        FrontEnd(network.purity), (example,), ({2: size[0], 3: size[1]},), [INPUT], outputs, opset
-    )
+    inputs = {INPUT: torch.zeros(1, 3, 41, 75)}
+    return _trace(FrontEnd(network.purity), inputs, {INPUT: shape}, outputs, opset)
 
 
 def _mirrored(size: int, device: torch.device) -> Tensor:
@@ -113,20 +102,20 @@ def _mirrored(size: int, device: torch.device) -> Tensor:
 
 def _trace(
     module: nn.Module,
-    example: tuple[Tensor, ...],
-    shapes: tuple[dict[int, object], ...],
-    inputs: list[str],
+    inputs: dict[str, Tensor],
+    shapes: dict[str, dict[int, Any]],
     outputs: list[str],
     opset: int,
 ) -> onnx.ModelProto:
+    """Export ``module``; names of inputs in the order of its arguments."""
     module.eval()
-    with torch.no_grad(), _quiet(), shape_config.patch(backed_size_oblivious=True):
-        # Size-oblivious: 0 and 1 tokens are sizes like any other, so max(1, groups) stays.
-        program = torch.export.export(module, example, dynamic_shapes=shapes)
+    examples, dynamic = tuple(inputs.values()), tuple(shapes.values())
+    with torch.no_grad(), _quiet(), _size_oblivious():
+        program = torch.export.export(module, examples, dynamic_shapes=dynamic)
         exported = torch.onnx.export(
             program,
             opset_version=opset,
-            input_names=inputs,
+            input_names=list(inputs),
             output_names=outputs,
             optimize=False,
             verbose=False,
@@ -143,16 +132,25 @@ def _trace(
 
 
 @contextlib.contextmanager
+def _size_oblivious() -> Iterator[None]:
+    """Trace 0 and 1 tokens as sizes like any other, so that max(1, groups) stays in the graph."""
+    before = shape_config.backed_size_oblivious
+    shape_config.backed_size_oblivious = True
+    try:
+        yield
+    finally:
+        shape_config.backed_size_oblivious = before
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's own progress and its warnings about absent packages off the screen."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            warnings.catch_warnings(action="ignore"),
-        ):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)

@@ -32,7 +32,7 @@ from ppsr.runtime.ort import open_session
 from .rounding import PEAKS, round_fp16
 
 MAX_GAP = 1e-4
-"""How far, relative to the winner, the similarity of a category may lie to count as tied with it."""
+"""How far below the best similarity, relative to it, one may lie and still count as tied."""
 
 MIN_PSNR_FP16 = 45.0
 """dB between the outputs of an FP16 graph and the FP32 network, both free."""

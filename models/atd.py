@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import WindowAttention, Windows, plain_windows, shifted_windows
+from .category import Groups, group_tokens
 from .category_attention import CategoryAttention
 from .config import Config
 from .dictionary import DictionaryAttention, DictionaryRefinement
@@ -30,8 +31,7 @@ class Picture(NamedTuple):
     """Height and width in tokens, multiples of the window."""
     plain: Windows
     shifted: Windows
-    active: Tensor | None
-    """The tokens that take part in AC-MSA, see ``CategoryAttention``; None = all."""
+    groups: Groups
 
 
 class Layer(nn.Module):
@@ -62,15 +62,13 @@ class Layer(nn.Module):
             self.sigma = nn.Parameter(torch.zeros(config.dictionary, 1))
             self.norm3 = nn.InstanceNorm1d(config.dictionary, affine=True)
 
-    def forward(
-        self, x: Tensor, dictionary: Tensor, picture: Picture
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, dictionary: Tensor, picture: Picture) -> tuple[Tensor, Tensor]:
         """x: B T C, dictionary: B K C -> the same two, one layer on."""
         u = self.norm1(x)
         qkv = self.wqkv(u)
         x_atd, similarity = self.attn_atd(u, dictionary)
         x_win = self.attn_win(qkv, picture.shifted if self.shifted else picture.plain)
-        x_aca = self.attn_aca(qkv, similarity, x_win, picture.active)
+        x_aca = self.attn_aca(qkv, similarity, x_win, picture.groups)
         x = x + x_win + x_atd + x_aca
         x = x + self.convffn(self.norm2(x), picture.size)
         if self.refines:
@@ -164,7 +162,7 @@ class ATD(nn.Module):
             active = [(~mask).nonzero().squeeze(1) for mask in pure]
             parts = [
                 self.upscale(one, index)
-                for one, index in zip(padded.split(1), active, strict=True)
+                for one, index in zip(torch.split(padded, 1), active, strict=True)
             ]
             out = torch.cat(parts)
         return out[..., : height * self.scale, : width * self.scale]
@@ -172,13 +170,14 @@ class ATD(nn.Module):
     def upscale(self, image: Tensor, active: Tensor | None) -> Tensor:
         """The network proper: image N 3 H W, H and W multiples of 16 -> N 3 S*H S*W.
 
-        active: None, int64 n or bool N H*W, see ``CategoryAttention``.
+        active: None, int64 n or bool N H*W, see ``Groups``.
         """
         size = (image.shape[2], image.shape[3])
         mean = self.mean.to(image.dtype)
         first = self.conv_first(image - mean)
         cut = (*size, self.config.window, first)
-        picture = Picture(size, plain_windows(*cut), shifted_windows(*cut), active)
+        groups = group_tokens(active, size[0] * size[1], self.config.group, first)
+        picture = Picture(size, plain_windows(*cut), shifted_windows(*cut), groups)
         x = self.patch_embed(_tokens(first))
         for block in self.layers:
             x = block(x, picture)
@@ -204,4 +203,5 @@ def _tokens(image: Tensor) -> Tensor:
 
 def _map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     """N H*W C -> N C H W."""
-    return tokens.transpose(1, 2).unflatten(2, size)
+    batch, _, channels = tokens.shape
+    return tokens.transpose(1, 2).reshape(batch, channels, *size)

@@ -1,4 +1,4 @@
-"""Softmax attention, and attention within shifted windows (SW-MSA).
+"""Attention within shifted windows (SW-MSA).
 
 Cutting a picture into windows, shifted or not, is one permutation of its tokens, the same in every
 layer: it is worked out once per picture, with the mask of the shifted windows. The mask costs no
@@ -15,14 +15,6 @@ from torch import Tensor, nn
 
 FAR = -100.0
 """Added to the logits of pairs that a shifted window joins across the picture's border."""
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T + bias) v over ... L D; ``query`` carries the scale."""
-    logits = query @ key.transpose(-2, -1)
-    if bias is not None:
-        logits = logits + bias
-    return logits.softmax(-1) @ value
 
 
 class Windows(NamedTuple):
@@ -112,7 +104,7 @@ class WindowAttention(nn.Module):
         if windows.query is not None and windows.key is not None:
             q = torch.cat((q, windows.query.repeat(batch, self.heads, 1, 1)), -1)
             k = torch.cat((k, windows.key.repeat(batch, self.heads, 1, 1)), -1)
-        y = attend(q, k, v, self.position_bias())
+        y = (q @ k.transpose(-2, -1) + self.position_bias()).softmax(-1) @ v
         y = y.transpose(1, 2).reshape(batch, tokens, -1).index_select(1, windows.rank)
         out: Tensor = self.proj(y)
         return out

@@ -7,8 +7,11 @@ every number in it is an integer.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def category_rank(category: Tensor, categories: int) -> Tensor:
@@ -30,9 +33,49 @@ def category_order(rank: Tensor) -> Tensor:
     return torch.zeros_like(rank).scatter(1, rank, position)
 
 
+class Groups(NamedTuple):
+    """Who takes part in category attention on one picture, and how sorted tokens fill groups.
+
+    The same in every layer: worked out once per picture.
+    """
+
+    place: Tensor
+    """int64 B slots: the sorted position that each place of the groups reads."""
+    no_key: Tensor | None = None
+    """bool B slots: places that hold no token and must not be attended to; None: no such place."""
+    active: Tensor | None = None
+    """None = every token; int64 n = raster indices of the active tokens (batch 1, n >= 0); bool
+    B T = True where active (any batch, static shapes)."""
+    source: Tensor | None = None
+    """int64 n + 1, with an int64 ``active``: those and one spare, so that nothing is empty at
+    n = 0. The spare is token 0."""
+    spare: Tensor | None = None
+    """bool n + 1: True at the spare."""
+
+
+def group_tokens(active: Tensor | None, tokens: int, group: int, like: Tensor) -> Groups:
+    """Plan the groups of a picture of ``tokens`` tokens, on the device of ``like``.
+
+    active: see ``Groups``.
+    """
+    if active is None:
+        everyone = torch.full((1, 1), tokens, device=like.device)
+        return Groups(group_places(everyone, group * group_count(tokens, group), group)[0])
+    if active.dtype == torch.bool:
+        count = active.sum(1, keepdim=True)
+        place, is_key = group_places(count, group * group_count(tokens, group), group)
+        return Groups(place, ~is_key, active)
+    number = active.shape[0]
+    count = torch.full((1, 1), number, device=active.device)
+    place, is_key = group_places(count, group * group_count(number, group), group)
+    spare = torch.arange(number + 1, device=active.device) == number
+    return Groups(place, ~is_key, active, pad(active, (0, 1)), spare)
+
+
 def group_count(tokens: int, group: int) -> int:
     """Groups needed for ``tokens``, at least one."""
-    return torch.sym_max(1, (tokens + group - 1) // group)  # type: ignore[no-any-return]
+    groups: int = torch.sym_max(1, (tokens + group - 1) // group)  # type: ignore[no-untyped-call]
+    return groups
 
 
 def group_places(count: Tensor, slots: int, group: int) -> tuple[Tensor, Tensor]:

@@ -11,13 +11,26 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from .attention import attend
-from .category import category_order, category_rank, group_count, group_places
+from .category import Groups, category_order, category_rank
 
 NO_KEY = -1e4
 """Added to the logits of places that hold no token: exp is 0, and float16 can hold it."""
+
+
+class GroupSoftmax(nn.Module):
+    """softmax(e^s q k^T) within groups. It owns no parameters; precision islands name it."""
+
+    def forward(
+        self, query: Tensor, key: Tensor, logit_scale: Tensor, no_key: Tensor | None
+    ) -> Tensor:
+        """query, key: G heads L D; logit_scale: 1 1; no_key: bool G 1 L 1 -> G heads L L."""
+        query = query * logit_scale.clamp(max=math.log(100)).exp()
+        if no_key is not None:  # An extra channel: q'.k' = q.k + bias, without a pass over logits.
+            bias = no_key.to(key.dtype) * NO_KEY
+            key = torch.cat((key, bias.expand(-1, key.shape[1], -1, -1)), -1)
+            query = torch.cat((query, torch.ones_like(query[..., :1])), -1)
+        return (query @ key.transpose(-2, -1)).softmax(-1)
 
 
 class CategoryAttention(nn.Module):
@@ -30,58 +43,43 @@ class CategoryAttention(nn.Module):
         self.heads, self.group, self.categories = heads, group, categories
         self.compensation = compensation
         self.logit_scale = nn.Parameter(torch.full((1, 1), math.log(10)))
+        self.softmax = GroupSoftmax()
         self.proj = nn.Linear(channels, channels)
 
-    def forward(
-        self, qkv: Tensor, similarity: Tensor, window: Tensor, active: Tensor | None
-    ) -> Tensor:
-        """qkv: B T 3C, similarity: B T K, window: B T C (SW-MSA's output) -> B T C.
-
-        active: None = every token; int64 n = raster indices of the active tokens (batch 1, any
-        n >= 0); bool B T = True where active (any batch, static shapes).
-        """
+    def forward(self, qkv: Tensor, similarity: Tensor, window: Tensor, groups: Groups) -> Tensor:
+        """qkv: B T 3C, similarity: B T K, window: B T C (SW-MSA's output) -> B T C."""
+        active = groups.active
         if active is None:
             order, rank = _sorted(similarity.argmax(-1), self.categories)
-            return self._attend_groups(qkv, order, rank)
+            return self._attend(qkv, order, rank, groups)
         rest = window if self.compensation else torch.zeros_like(window)
-        if active.dtype == torch.bool:
+        if groups.source is None or groups.spare is None:
             category = similarity.argmax(-1).masked_fill(~active, self.categories)
             order, rank = _sorted(category, self.categories + 1)
-            y = self._attend_groups(qkv, order, rank, active.sum(1, keepdim=True))
+            y = self._attend(qkv, order, rank, groups)
             return torch.where(active.unsqueeze(-1), y, rest)
-        # One token too many, of a category that sorts last: nothing is empty even at n = 0.
-        source = pad(active, (0, 1))
-        category = similarity.index_select(1, source).argmax(-1)
-        spare = torch.arange(source.shape[0], device=active.device) == active.shape[0]
-        order, rank = _sorted(category.masked_fill(spare, self.categories), self.categories + 1)
-        order = source.index_select(0, order[0]).unsqueeze(0)
-        count = torch.full((1, 1), active.shape[0], device=qkv.device)
-        y = self._attend_groups(qkv, order, rank[:, :-1], count)
+        category = similarity.index_select(1, groups.source).argmax(-1)
+        category = category.masked_fill(groups.spare, self.categories)
+        order, rank = _sorted(category, self.categories + 1)
+        order = groups.source.index_select(0, order[0]).unsqueeze(0)
+        y = self._attend(qkv, order, rank[:, :-1], groups)
         return rest[0].index_copy(0, active, y[0]).unsqueeze(0)
 
-    def _attend_groups(
-        self, qkv: Tensor, order: Tensor, rank: Tensor, count: Tensor | None = None
-    ) -> Tensor:
+    def _attend(self, qkv: Tensor, order: Tensor, rank: Tensor, groups: Groups) -> Tensor:
         """Eq. 13 to 16. qkv: B T 3C; order: B M, the tokens as sorted -> B N C.
 
-        rank: B N, the sorted position whose output each of N tokens takes; count: B 1, how many
-        of the sorted tokens attend, None = all.
+        rank: B N, the sorted position whose output each of N tokens takes.
         """
-        batch, tokens = rank.shape
-        slots = self.group * group_count(tokens, self.group)
-        everyone = torch.full((1, 1), tokens, device=qkv.device)
-        place, is_key = group_places(everyone if count is None else count, slots, self.group)
-        grouped = _rows(qkv, order.gather(1, place.expand(batch, -1)))
+        batch, slots = qkv.shape[0], groups.place.shape[1]
         depth = qkv.shape[-1] // (3 * self.heads)
+        grouped = _rows(qkv, order.gather(1, groups.place.expand(batch, -1)))
         grouped = grouped.reshape(-1, self.group, 3, self.heads, depth)
         q, k, v = grouped.permute(2, 0, 3, 1, 4)  # B*G heads 128 depth
-        q = q * self.logit_scale.clamp(max=math.log(100)).exp()
-        if count is not None:
-            bias = (~is_key).to(q.dtype).reshape(-1, 1, self.group, 1) * NO_KEY
-            k = torch.cat((k, bias.expand(-1, self.heads, -1, -1)), -1)
-            q = torch.cat((q, torch.ones_like(q[..., :1])), -1)
-        y = attend(q, k, v).transpose(1, 2).reshape(batch, slots, -1)
-        out: Tensor = self.proj(_rows(y, rank))
+        no_key = groups.no_key
+        if no_key is not None:
+            no_key = no_key.reshape(-1, 1, self.group, 1)
+        y = self.softmax(q, k, self.logit_scale, no_key) @ v
+        out: Tensor = self.proj(_rows(y.transpose(1, 2).reshape(batch, slots, -1), rank))
         return out
 
 

@@ -15,7 +15,8 @@ class DepthwiseConv(nn.Module):
         self.depthwise_conv = nn.Sequential(conv, nn.GELU())
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        mapped = x.transpose(1, 2).unflatten(2, size)
+        batch, _, channels = x.shape
+        mapped = x.transpose(1, 2).reshape(batch, channels, *size)
         out: Tensor = self.depthwise_conv(mapped).flatten(2).transpose(1, 2)
         return out
 

@@ -72,7 +72,7 @@ def pure_windows(labels: npt.NDArray[Any], window: int = WINDOW) -> npt.NDArray[
     """Equations 3 to 5: pixels whose window holds one label only. H W -> bool H W."""
     height, width = labels.shape
     tiles = labels.reshape(height // window, window, width // window, window)
-    pure = tiles.max((1, 3)) == tiles.min((1, 3))
+    pure: npt.NDArray[np.bool_] = tiles.max((1, 3)) == tiles.min((1, 3))
     return pure.repeat(window, 0).repeat(window, 1)
 
 
