@@ -17,12 +17,12 @@ from torch.nn.functional import pad
 def category_rank(category: Tensor, categories: int) -> Tensor:
     """Return where each token stands once tokens are sorted, stably, by category.
 
-    category: int64 B N in [0, categories) -> int64 B N. ``rank`` is the inverse of the order.
+    category: int64 B N in [0, categories), N >= 1 -> int64 B N, the inverse of the order.
     """
     index = category.unsqueeze(-1)
     member = (index == torch.arange(categories, device=category.device)).int()
     upto = member.cumsum(1, dtype=torch.int32)  # B N K: tokens of category k among the first n + 1
-    total = member.sum(1, keepdim=True, dtype=torch.int32)
+    total = upto[:, -1:]
     before = total.cumsum(2, dtype=torch.int32) - total  # B 1 K: tokens of smaller categories
     return ((upto + before).gather(2, index).squeeze(2) - 1).long()
 

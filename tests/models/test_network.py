@@ -205,7 +205,7 @@ def test_routing_goes_by_the_picture_before_padding_is_cut(pure_pass_network, ha
     rgb = half_pure[10:47, 2:43]
     seen = []
     layer = pure_pass_network.layers[0].residual_group.layers[0].attn_aca
-    layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[3]))
+    layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[3].active))
     pure_pass_network(to_image(rgb))
     mask = torch.ones(48 * 48, dtype=torch.bool)
     mask[seen[0]] = False
