@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
+from importlib.resources import as_file, files
 
 import numpy as np
 import numpy.typing as npt
-import pyvips
+
+from ppsr.runtime.image import read_picture
 
 
 def sample_photo() -> npt.NDArray[np.uint8]:
     """Return the photo of the demo and the checks. uint8 300 430 3, RGB."""
-    data = files("ppsr.calibration").joinpath("coffee.webp").read_bytes()
-    rgb: npt.NDArray[np.uint8] = pyvips.Image.new_from_buffer(data, "").numpy()
-    return rgb
+    with as_file(files("ppsr.calibration") / "coffee.webp") as path:
+        return read_picture(path).rgb

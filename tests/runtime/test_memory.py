@@ -48,7 +48,7 @@ def test_says_what_is_needed_and_what_is_free(tmp_path: Path) -> None:
     root = machine(tmp_path, MEMINFO)
     enough = 800 * 1024 // BYTES_PER_PIXEL
     require_memory(5, 10, enough, root)
-    with pytest.raises(PpsrError, match=r"3000 x 2000 needs about 96\.\d GB .* 0\.0 GB are free"):
+    with pytest.raises(PpsrError, match=r"3000 x 2000 needs about 105\.\d GB .* 0\.0 GB are free"):
         require_memory(3000, 2000, 6_016_000, root)
 
 
