@@ -78,10 +78,11 @@ def main(scale: str, opset: str, no_verify: bool, **values: Any) -> None:
             yield
         console.print(f"{time.perf_counter() - start:7.1f} s  {stage}", highlight=False)
 
-    for made in load_pipeline().export_model(options, progress):
+    exported = load_pipeline().export_model(options, progress)
+    for made in exported:
         _describe(console, made)
     console.print(why_no_engine(), highlight=False, soft_wrap=True)
-    console.print(f"Next: ppsr-run {made.path} photo.jpg", highlight=False, soft_wrap=True)
+    console.print(f"Next: ppsr-run {exported[0].path} photo.jpg", highlight=False, soft_wrap=True)
 
 
 def _describe(console: Console, made: Exported) -> None:

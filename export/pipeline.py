@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import onnx
@@ -21,6 +20,7 @@ from ppsr.models.atd import ATD
 from ppsr.models.errors import PpsrError
 from ppsr.runtime.artefact import Artefact, Form
 from ppsr.runtime.files import replacing
+from ppsr.runtime.versions import installed, own_version
 
 from .compose import join_front_end, stamp
 from .naming import name_nodes
@@ -33,6 +33,9 @@ from .verify import Parity, verify
 Stage = Callable[[onnx.ModelProto], onnx.ModelProto]
 Progress = Callable[[str], AbstractContextManager[None]]
 """Called with the name of each stage; what it returns is open while the stage runs."""
+
+PACKAGES = ("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu")
+"""Whose versions the sidecar records."""
 
 VERIFIED_SIZES = ((16, 16), (17, 40), (37, 50), (64, 64), (16, 280), (96, 130), (128, 192))
 """Height and width of the crops a fresh graph is run on: none is the traced size."""
@@ -109,7 +112,7 @@ def _artefact(options: ExportOptions, form: Form, network: ATD) -> Artefact:
         precision=options.precision,
         opset=options.opset,
         weights_sha256=network.weights_sha256,
-        version=_version("ppsr"),
+        version=own_version(),
         pure_pass=network.config.pure_pass,
     )
 
@@ -146,17 +149,7 @@ def _sidecar(
         **artefact.to_metadata(),
         "onnx_sha256": hashlib.sha256(data).hexdigest(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": {
-            name: _version(name)
-            for name in ("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "numpy")
-        },
+        "versions": installed(PACKAGES),
         "profiles": [asdict(options.profile)] if artefact.form == "routed" else [],
         "parity": [asdict(report) for report in parity],
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

@@ -7,7 +7,6 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +18,7 @@ from ppsr.models.errors import UsageError
 
 from .metrics import psnr
 from .upscaler import Upscaler
+from .versions import installed
 
 PACKAGES = ("ppsr", "numpy", "onnxruntime", "onnxruntime-gpu")
 
@@ -118,13 +118,7 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of what takes part and is installed."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **installed(PACKAGES)}
 
 
 def _cpu_model() -> str:

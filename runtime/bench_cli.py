@@ -86,7 +86,13 @@ def main(
 
 
 def _show(rows: Iterable[bench.Row], total: bench.Row, caption: str) -> None:
-    table = Table(box=box.SIMPLE, caption=caption, caption_justify="left", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE,
+        caption=caption,
+        caption_justify="left",
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("picture", overflow="fold")
     for name in COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)

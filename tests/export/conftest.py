@@ -1,0 +1,210 @@
+"""Traces, graphs and pictures for the tests of ppsr.export: every slow one is made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from skimage import data
+
+from ppsr.calibration.crops import Crop, sample_crops
+from ppsr.export import cli, pipeline, verify
+from ppsr.export.compose import join_front_end, stamp
+from ppsr.export.naming import name_nodes
+from ppsr.export.precision import to_fp16
+from ppsr.export.surgery import PASSES, operate
+from ppsr.export.trace import trace_front_end, trace_network
+from ppsr.export.verify import GraphRun
+from ppsr.models import build
+from ppsr.models.atd import ATD
+from ppsr.models.config import config_for
+from ppsr.runtime.artefact import Artefact
+from ppsr.runtime.ort import open_session
+
+OPSET = 20
+PHOTOS = ("coffee", "chelsea", "astronaut", "rocket")
+
+Rgb = npt.NDArray[np.uint8]
+Graph = tuple[onnx.ModelProto, Artefact]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """The pictures are small: more threads gain little, and lose much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def eager_once() -> Iterator[None]:
+    """Run the eager network once for the same picture and categories: graphs share its runs."""
+    kept: dict[Any, Any] = {}
+    run = verify._eager
+
+    def once(network: ATD, rgb: Rgb, imposed: Any = None) -> Any:
+        categories = None if imposed is None else tuple(c.tobytes() for c in imposed)
+        key = id(network), rgb.shape, rgb.tobytes(), categories
+        if key not in kept:
+            kept[key] = network, run(network, rgb, imposed)  # The network keeps its id.
+        return kept[key][1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "_eager", once)
+        yield
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., Rgb]:
+    """``photo("coffee", height, width, top, left)``: a crop of a real photo, uint8 H W 3."""
+
+    def crop(
+        name: str = "coffee", height: int = 37, width: int = 50, top: int = 100, left: int = 10
+    ) -> Rgb:
+        whole: Rgb = getattr(data, name)()
+        return np.ascontiguousarray(whole[top : top + height, left : left + width])
+
+    return crop
+
+
+@pytest.fixture(scope="session")
+def crops() -> Callable[..., list[Crop]]:
+    """``crops((64, 64), (37, 50))``: crops of four photos, their purity spread."""
+
+    @cache
+    def take(*sizes: tuple[int, int]) -> list[Crop]:
+        return sample_crops([(name, getattr(data, name)()) for name in PHOTOS], sizes)
+
+    return take
+
+
+@pytest.fixture(scope="session")
+def network() -> Callable[..., ATD]:
+    """``network(name)``: with the shipped weights; "tiny" has the first 2 of 24 layers."""
+
+    @cache
+    def make(name: str = "tiny") -> ATD:
+        if name != "tiny":
+            return build(name, 2)
+        whole = build("pp-atd-light", 2)
+        tiny = ATD(replace(config_for("pp-atd-light", 2), depths=(2,)))
+        state = whole.state_dict()
+        tiny.load_state_dict({key: state[key] for key in tiny.state_dict()})
+        tiny.weights_sha256 = "7" * 64
+        return tiny.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def traced(network: Callable[..., ATD]) -> Callable[..., onnx.ModelProto]:
+    """``traced(name)``: as the tracer left it. Do not change it."""
+    return cache(lambda name="tiny": trace_network(network(name), OPSET))
+
+
+@pytest.fixture(scope="session")
+def front_end(network: Callable[..., ATD]) -> Callable[..., onnx.ModelProto]:
+    """``front_end(name)``: traced and named, a copy for each caller."""
+
+    @cache
+    def make(name: str = "tiny") -> bytes:
+        model = name_nodes(trace_front_end(network(name), OPSET), root="front")
+        return bytes(model.SerializeToString())
+
+    return lambda name="tiny": onnx.ModelProto.FromString(make(name))
+
+
+@pytest.fixture(scope="session")
+def body(traced: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.ModelProto]:
+    """``body(name, fp16=...)``: named, operated on, in its precision. Do not change it."""
+
+    @cache
+    def make(name: str = "tiny", fp16: bool = False) -> onnx.ModelProto:
+        return to_fp16(make(name)) if fp16 else operate(name_nodes(traced(name)), PASSES)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def graph(
+    network: Callable[..., ATD],
+    body: Callable[..., onnx.ModelProto],
+    front_end: Callable[..., onnx.ModelProto],
+) -> Callable[..., Graph]:
+    """``graph(name, form, fp16=...)``: as published, and its identity. Do not change it."""
+
+    @cache
+    def make(name: str = "tiny", form: Any = "routed", *, fp16: bool = False) -> Graph:
+        settings = network(name).config
+        sha, precision = network(name).weights_sha256, "fp16" if fp16 else "fp32"
+        artefact = Artefact(
+            settings.name, 2, form, precision, OPSET, sha, "0.1.0", settings.pure_pass
+        )
+        model = body(name, fp16)
+        if form == "self-contained":
+            model = join_front_end(model, front_end(name), 2)
+        return stamp(model, artefact), artefact
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def running(graph: Callable[..., Graph]) -> Callable[..., GraphRun]:
+    """``running(name, form, fp16=..., optimise=...)``: that graph in onnxruntime."""
+
+    @cache
+    def make(
+        name: str = "tiny", form: Any = "routed", *, fp16: bool = False, optimise: bool = False
+    ) -> GraphRun:
+        return GraphRun(*graph(name, form, fp16=fp16), optimise=optimise)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_runs() -> Callable[..., list[npt.NDArray[Any]]]:
+    """``onnxruntime_runs(model, feed)``: every output, with onnxruntime's optimiser off."""
+
+    def run(model: onnx.ModelProto, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        onnx.checker.check_model(model, full_check=True)
+        session = open_session(model.SerializeToString(), threads=1, optimise=False)
+        outputs: list[npt.NDArray[Any]] = session.run(None, feed)
+        return outputs
+
+    return run
+
+
+@pytest.fixture
+def tiny_export(
+    monkeypatch: pytest.MonkeyPatch,
+    network: Callable[..., ATD],
+    traced: Callable[..., onnx.ModelProto],
+) -> None:
+    """Make the pipeline export the tiny network, on small pictures, without tracing it again."""
+    network(), traced()
+    monkeypatch.setattr(pipeline, "build", lambda *_: network())
+    monkeypatch.setattr(pipeline, "trace_network", lambda *_: traced())
+    monkeypatch.setattr(pipeline, "VERIFIED_SIZES", ((16, 16), (37, 50)))
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., Result]:
+    """``command(*arguments)``: run ppsr-export; whatever happens, no traceback."""
+
+    def run(*arguments: str | Path) -> Result:
+        result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        assert "Traceback" not in result.output
+        return result
+
+    return run

@@ -1,0 +1,265 @@
+"""Every pass: where it rewrites, where it must not, and that the numbers stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import parser
+
+from ppsr.export import surgery
+from ppsr.export.surgery import PASSES, Pass, operate
+
+HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
+
+POSITIVE: dict[str, tuple[Pass, str, list[str]]] = {
+    "expand on the right": (
+        surgery.drop_expands,
+        """g (float[2, 3] x, float[2, 1] n) => (float[2, 3] y)
+        { size = Shape (x)  wide = Expand (n, size)  y = Div (x, wide) }""",
+        ["Div"],
+    ),
+    "expand on the left": (
+        surgery.drop_expands,
+        """g (float[2, 3] x, float[1, 3] n) => (float[2, 3] y)
+        { size = Shape (x)  wide = Expand (n, size)  y = Sub (wide, x) }""",
+        ["Sub"],
+    ),
+    "expand of dynamic rows": (
+        surgery.drop_expands,
+        """g (float[1, R, 4] x, float[1, R, 1] n) => (float[1, R, 4] y)
+        { size = Shape (x)  wide = Expand (n, size)  y = Mul (x, wide) }""",
+        ["Mul"],
+    ),
+    "one of a stack": (
+        surgery.select_slices,
+        """g (float[3, 4] x) => (float[4] y)
+        <int64[1] a = {1}, int64[1] b = {2}, int64[1] axis = {0}>
+        { one = Slice (x, a, b, axis)  y = Squeeze (one, axis) }""",
+        ["Gather"],
+    ),
+    "q, k, v": (
+        surgery.select_slices,
+        """g (float[2, 3, 4] x) => (float[2, 4] q, float[2, 4] k, float[2, 4] v)
+        <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] three = {3}>
+        {
+            q1 = Slice (x, zero, one, one, one)    q = Squeeze (q1, one)
+            k1 = Slice (x, one, two, one, one)     k = Squeeze (k1, one)
+            v1 = Slice (x, two, three, one, one)   v = Squeeze (v1, one)
+        }""",
+        ["Gather", "Gather", "Gather"],
+    ),
+    "two reshapes": (
+        surgery.merge_reshapes,
+        """g (float[2, 6] x) => (float[4, 3] y)
+        <int64[2] a = {3, 4}, int64[2] b = {-1, 3}>
+        { flat = Reshape (x, a)  y = Reshape (flat, b) }""",
+        ["Reshape"],
+    ),
+    "three reshapes": (
+        surgery.merge_reshapes,
+        """g (float[2, 6] x) => (float[4, 3] y)
+        <int64[2] a = {3, 4}, int64[3] b = {2, 2, 3}, int64[2] c = {4, 3}>
+        { p = Reshape (x, a)  q = Reshape (p, b)  y = Reshape (q, c) }""",
+        ["Reshape"],
+    ),
+    "identity transpose": (
+        surgery.drop_identity_transposes,
+        """g (float[2, 3, 4] x) => (float[2, 3, 4] y)
+        { same = Transpose <perm = [0, 1, 2]> (x)  y = Neg (same) }""",
+        ["Neg"],
+    ),
+}
+
+NEGATIVE: dict[str, tuple[Pass, str]] = {
+    "expand that widens the other": (
+        surgery.drop_expands,
+        """g (float[2, 1] x, float[1, 3] n) => (float[2, 3] y)
+        <int64[2] size = {2, 3}>
+        { wide = Expand (n, size)  y = Div (x, wide) }""",
+    ),
+    "expand that adds an axis": (
+        surgery.drop_expands,
+        """g (float[3] x, float[1, 3] n) => (float[2, 3] y)
+        <int64[2] size = {2, 3}>
+        { wide = Expand (n, size)  y = Div (x, wide) }""",
+    ),
+    "two expands": (
+        surgery.drop_expands,
+        """g (float[2, 1] x, float[1, 3] n) => (float[2, 3] y)
+        <int64[2] size = {2, 3}>
+        { a = Expand (x, size)  b = Expand (n, size)  y = Div (a, b) }""",
+    ),
+    "expand of unknown rows": (
+        surgery.drop_expands,
+        """g (float[R, 3] x, float[Q, 3] n, int64[2] size) => (float[S, 3] y)
+        { wide = Expand (n, size)  y = Div (x, wide) }""",
+    ),
+    "an operator that does not broadcast": (
+        surgery.drop_expands,
+        """g (float[2, 3] x, float[2, 1] n) => (float[4, 3] y)
+        { size = Shape (x)  wide = Expand (n, size)  y = Concat <axis = 0> (x, wide) }""",
+    ),
+    "slice of two": (
+        surgery.select_slices,
+        """g (float[3, 1, 4] x) => (float[2, 4] y)
+        <int64[1] a = {1}, int64[1] b = {3}, int64[1] zero = {0}, int64[1] one = {1}>
+        { two = Slice (x, a, b, zero)  y = Squeeze (two, one) }""",
+    ),
+    "slice of one along another axis": (
+        surgery.select_slices,
+        """g (float[3, 1, 4] x) => (float[1, 4] y)
+        <int64[1] a = {1}, int64[1] b = {2}, int64[1] zero = {0}, int64[1] one = {1}>
+        { row = Slice (x, a, b, zero)  y = Squeeze (row, one) }""",
+    ),
+    "slice from the end": (
+        surgery.select_slices,
+        """g (float[3, 4] x) => (float[4] y)
+        <int64[1] a = {-2}, int64[1] b = {-1}, int64[1] zero = {0}>
+        { row = Slice (x, a, b, zero)  y = Squeeze (row, zero) }""",
+    ),
+    "slice at a place only known later": (
+        surgery.select_slices,
+        """g (float[3, 4] x, int64[1] a, int64[1] b) => (float[4] y)
+        <int64[1] zero = {0}>
+        { row = Slice (x, a, b, zero)  y = Squeeze (row, zero) }""",
+    ),
+    "reshape that copies an axis": (
+        surgery.merge_reshapes,
+        """g (float[2, 6] x) => (float[3, 2, 2] y)
+        <int64[2] a = {3, 4}, int64[3] b = {0, 2, 2}>
+        { flat = Reshape (x, a)  y = Reshape (flat, b) }""",
+    ),
+    "reshape to a size only known later": (
+        surgery.merge_reshapes,
+        """g (float[2, 6] x, int64[2] b) => (float[R, C] y)
+        <int64[2] a = {3, 4}>
+        { flat = Reshape (x, a)  y = Reshape (flat, b) }""",
+    ),
+    "a real transpose": (
+        surgery.drop_identity_transposes,
+        """g (float[2, 3, 4] x) => (float[3, 2, 4] y)
+        { turned = Transpose <perm = [1, 0, 2]> (x)  y = Neg (turned) }""",
+    ),
+    "a transpose that reverses": (
+        surgery.drop_identity_transposes,
+        """g (float[2, 3] x) => (float[3, 2] y)
+        { turned = Transpose (x)  y = Neg (turned) }""",
+    ),
+}
+
+FEEDS = {"size": np.array([4, 3]), "a": np.array([1]), "b": np.array([2])}
+
+
+def parse(text: str) -> onnx.ModelProto:
+    model: onnx.ModelProto = parser.parse_model(HEADER + text)
+    return model
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def feed(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Random floats; dynamic axes are 4 long, or 1 where nothing else fits."""
+    random, values = np.random.default_rng(0), {}
+    for value in model.graph.input:
+        shape = [
+            axis.dim_value or {"Q": 1, "S": 4, "R": 4}[axis.dim_param]
+            for axis in value.type.tensor_type.shape.dim
+        ]
+        is_float = value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        values[value.name] = (
+            random.uniform(1, 2, shape).astype(np.float32) if is_float else FEEDS[value.name]
+        )
+    if operators(model) == ["Reshape", "Reshape"] and "b" in values:
+        values["b"] = np.array([4, 3])
+    return values
+
+
+@pytest.mark.parametrize("case", POSITIVE)
+def test_rewrites(case: str, onnxruntime_runs: Callable) -> None:
+    step, text, expected = POSITIVE[case]
+    model = parse(text)
+    before = model.SerializeToString()
+    operated = operate(model, (step,))
+    assert model.SerializeToString() == before
+    assert operators(operated) == expected
+    for old, new in zip(
+        onnxruntime_runs(model, feed(model)), onnxruntime_runs(operated, feed(model)), strict=True
+    ):
+        np.testing.assert_array_equal(new, old)
+    assert operated.ir_version == 10
+    assert [v.name for v in operated.graph.input] == [v.name for v in model.graph.input]
+    assert [v.name for v in operated.graph.output] == [v.name for v in model.graph.output]
+
+
+@pytest.mark.parametrize("case", NEGATIVE)
+def test_leaves_alone(case: str, onnxruntime_runs: Callable) -> None:
+    step, text = NEGATIVE[case]
+    model = parse(text)
+    assert step(gs.import_onnx(onnx.shape_inference.infer_shapes(model, data_prop=True))) == 0
+    operated = operate(model, PASSES)
+    assert operators(operated) == operators(model)
+    for old, new in zip(
+        onnxruntime_runs(model, feed(model)), onnxruntime_runs(operated, feed(model)), strict=True
+    ):
+        np.testing.assert_array_equal(new, old)
+
+
+@pytest.mark.parametrize("case", POSITIVE)
+def test_counts_its_rewrites_and_ends(case: str) -> None:
+    step, text, _ = POSITIVE[case]
+    graph = gs.import_onnx(onnx.shape_inference.infer_shapes(parse(text), data_prop=True))
+    made = step(graph)
+    assert made >= 1
+    while made:
+        graph.cleanup()
+        made = step(graph)
+
+
+def test_a_tensor_with_other_readers_stays() -> None:
+    text = """g (float[2, 6] x) => (float[4, 3] y, float[3, 4] z)
+    <int64[2] a = {3, 4}, int64[2] b = {4, 3}>
+    { flat = Reshape (x, a)  y = Reshape (flat, b)  z = Neg (flat) }"""
+    assert sorted(operators(operate(parse(text), PASSES))) == ["Neg", "Reshape", "Reshape"]
+
+
+def test_an_output_keeps_its_name_when_a_transpose_goes(onnxruntime_runs: Callable) -> None:
+    """The transpose makes the graph's output itself: it must not vanish with the output."""
+    model = parse(
+        """g (float[2, 3] x) => (float[2, 3] y)
+        { z = Neg (x)  y = Transpose <perm = [0, 1]> (z) }"""
+    )
+    operated = operate(model, PASSES)
+    assert [v.name for v in operated.graph.output] == ["y"]
+    np.testing.assert_array_equal(onnxruntime_runs(operated, feed(model))[0], -feed(model)["x"])
+
+
+def test_unused_nodes_go_and_unused_inputs_stay() -> None:
+    text = "g (float[2] x, float[2] spare) => (float[2] y) { y = Neg (x)  other = Abs (spare) }"
+    operated = operate(parse(text), PASSES)
+    assert operators(operated) == ["Neg"]
+    assert [v.name for v in operated.graph.input] == ["x", "spare"]
+
+
+def test_the_real_graph_has_nothing_left_to_rewrite(body: Callable, traced: Callable) -> None:
+    model = body()
+    assert len(model.graph.node) < len(traced().graph.node)
+    graph = gs.import_onnx(onnx.shape_inference.infer_shapes(model, data_prop=True))
+    assert [step(graph) for step in PASSES] == [0] * len(PASSES)
+
+
+@pytest.mark.parametrize("step", PASSES, ids=lambda step: step.__name__)
+def test_every_pass_earns_its_place(traced: Callable, step: Pass) -> None:
+    """On the network as traced; a pass that finds nothing there can go."""
+    model = onnx.shape_inference.infer_shapes(traced(), data_prop=True)
+    others = tuple(p for p in PASSES if p is not step)
+    graph = gs.import_onnx(
+        onnx.shape_inference.infer_shapes(operate(model, others), data_prop=True)
+    )
+    assert partial(step, graph)() > 0
