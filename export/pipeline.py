@@ -37,7 +37,7 @@ Progress = Callable[[str], AbstractContextManager[None]]
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu")
 """Whose versions the sidecar records."""
 
-VERIFIED_SIZES = ((16, 16), (17, 40), (37, 50), (64, 64), (16, 280), (96, 130), (128, 192))
+VERIFIED_SIZES = ((16, 16), (17, 40), (37, 50), (64, 64), (16, 280), (96, 130))
 """Height and width of the crops a fresh graph is run on: none is the traced size."""
 
 

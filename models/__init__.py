@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .flops import paper_flops
+from .flops import multiply_adds, paper_flops
 from .pure_pass import purity_mask
 
 if TYPE_CHECKING:
     from .factory import build
 
-__all__ = ["build", "paper_flops", "purity_mask"]
+__all__ = ["build", "multiply_adds", "paper_flops", "purity_mask"]
 
 
 def __getattr__(name: str) -> Any:

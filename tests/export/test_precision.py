@@ -62,7 +62,7 @@ def test_islands_are_fp32_and_the_rest_is_fp16(graph: Callable, name: str) -> No
         assert floats <= {expected}, f"{node.name}: {floats}"
         for home in homes:
             counted[home] += bool(floats)
-    assert min(counted.values()) > 100
+    assert min(counted.values()) >= 4 * 24
     assert {v.name: found[v.name] for v in (*model.graph.input, *model.graph.output)} == {
         INPUT: FLOAT,
         OUTPUT: FLOAT,
@@ -103,7 +103,7 @@ def test_photos_come_out_alike(fp16: GraphRun, network: Callable, crops: Callabl
 
 
 def test_fifty_crops_stay_far_from_overflow(fp16: GraphRun, crops: Callable) -> None:
-    pictures = [crop.rgb for crop in crops(*[(48, 48)] * 12, *[(32, 32)] * 38)]
+    pictures = [crop.rgb for crop in crops(*[(48, 48)] * 4, *[(32, 32)] * 46)]
     pictures += [np.full((32, 32, 3), value, np.uint8) for value in (0, 255)]
     peaks = []
     for rgb in pictures:
@@ -116,7 +116,7 @@ def test_fifty_crops_stay_far_from_overflow(fp16: GraphRun, crops: Callable) -> 
 
 
 def test_overflow_is_seen(graph: Callable, network: Callable, photo: Callable) -> None:
-    """One weight x 3000, which FP16 holds, but not what it makes. The CPU alone sees nothing."""
+    """One weight x 30000, which FP16 holds, but not what it makes. The CPU alone sees nothing."""
     source, artefact = graph(fp16=True)
     model = onnx.ModelProto()
     model.CopyFrom(source)
@@ -126,7 +126,7 @@ def test_overflow_is_seen(graph: Callable, network: Callable, photo: Callable) -
         if re.search(r"layers\.0\.convffn\.fc1/MatMul", node.name)
     )
     (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
-    values = numpy_helper.to_array(weight).astype(np.float32) * 3000
+    values = numpy_helper.to_array(weight).astype(np.float32) * 30_000
     assert np.abs(values).max() < 65504
     weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name))
 
@@ -143,7 +143,7 @@ def test_overflow_is_seen(graph: Callable, network: Callable, photo: Callable) -
 @pytest.mark.parametrize("value", ["100000.0", "-70000.0", "1e-9", "-1e-8"])
 def test_a_constant_that_fp16_cannot_hold_is_refused(value: str) -> None:
     model = parse(SMALL.format(name="much", value=value))
-    with pytest.raises(ValueError, match=r"constant much holds .*e.* put the node .* FP32 island"):
+    with pytest.raises(ValueError, match=r"constant much holds [-\de.]+, which FP16 cannot: put the node .* FP32 island"):
         to_fp16(model, ())
     held = to_fp16(model, [Island("here", "Mul_0", "too large or small")])
     assert types(held) == types(model)

@@ -14,7 +14,6 @@ from ppsr.export.rounding import PEAKS, round_fp16
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
 CHAIN = """g (float[N] x) => (float[N] y)
-<float16 thousand = {1000.0}, float16 tenthousand = {10000.0}>
 {
     h = Cast <to = 10> (x)
     a = Mul (h, thousand)
@@ -24,7 +23,6 @@ CHAIN = """g (float[N] x) => (float[N] y)
     y = Cast <to = 1> (d)
 }"""
 ELEMENTWISE = """g (float[R, C] x, float[R, C] w) => (float[R, C] y, float[C, R] z)
-<float16 third = {0.333251953125}, float16[1] floor = {0.25}>
 {
     h = Cast <to = 10> (x)
     k = Cast <to = 10> (w)
@@ -45,8 +43,17 @@ ELEMENTWISE = """g (float[R, C] x, float[R, C] w) => (float[R, C] y, float[C, R]
 }"""
 
 
+CONSTANTS = {"thousand": 1000, "tenthousand": 10000, "third": 1 / 3, "floor": 0.25}
+
+
 def parse(text: str) -> onnx.ModelProto:
     model: onnx.ModelProto = parser.parse_model(HEADER + text)
+    read = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.array(value, np.float16), name)
+        for name, value in CONSTANTS.items()
+        if name in read
+    )
     onnx.checker.check_model(model, full_check=True)
     return model
 

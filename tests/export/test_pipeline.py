@@ -1,0 +1,234 @@
+"""The export from Python: what is published, and that a failure publishes nothing."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from ppsr.calibration.photo import sample_photo
+from ppsr.export import export, pipeline
+from ppsr.export.options import ExportOptions, Profile
+from ppsr.export.pipeline import export_model, sidecar_path
+from ppsr.models.errors import CheckpointError, ParityError, PpsrError, UsageError
+from ppsr.runtime import Upscaler
+from ppsr.runtime.artefact import Artefact
+
+STEMS = ("pp-atd-light_x2_fp32", "pp-atd-light_x2_fp32_routed")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def perturbed(tiny_export: None, network: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One weight of the network is not the one that was traced."""
+    changed = copy.deepcopy(network())
+    with torch.no_grad():
+        changed.layers[0].residual_group.layers[1].attn_win.proj.weight.mul_(1.1)
+    monkeypatch.setattr(pipeline, "build", lambda *_: changed)
+
+
+def test_both_forms_are_published_with_their_description(
+    tiny_export: None, network: Callable, tmp_path: Path
+) -> None:
+    stages: list[str] = []
+
+    @contextmanager
+    def progress(stage: str) -> Any:
+        stages.append(stage)
+        yield
+
+    profile = Profile((16, 16), (64, 64), (128, 128))
+    options = ExportOptions(output=tmp_path / "new" / "folder", profile=profile)
+    made = export_model(options, progress)
+    assert [exported.path for exported in made] == [
+        options.output / f"{stem}.onnx" for stem in STEMS
+    ]
+    assert files(options.output) == sorted(f"{s}{e}" for s in STEMS for e in (".onnx", ".onnx.json"))
+    assert stages == [
+        *("load weights", "trace the network", "name the nodes", "graph surgery"),
+        *("trace the front end", "join the front end", "stamp", "verify self-contained"),
+        *("stamp", "verify routed", "publish"),
+    ]
+    for exported in made:
+        data = exported.path.read_bytes()
+        model = onnx.ModelProto.FromString(data)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        assert Artefact.from_metadata(metadata, "it") == exported.artefact
+        assert exported.artefact.weights_sha256 == network().weights_sha256
+        sidecar = json.loads(sidecar_path(exported.path).read_text())
+        assert metadata.items() <= sidecar.items()
+        assert sidecar["onnx_sha256"] == hashlib.sha256(data).hexdigest()
+        assert sidecar["versions"]["torch"] == torch.__version__
+        assert sidecar["versions"]["onnx"] == onnx.__version__
+        assert [(p["height"], p["width"]) for p in sidecar["parity"]] == [(16, 16), (37, 50)]
+        for report, told in zip(exported.parity, sidecar["parity"], strict=True):
+            assert told["max_abs"] == report.max_abs <= 1e-4
+            assert told["psnr"] > 60
+        routed = exported.artefact.form == "routed"
+        shapes = {"min": [16, 16], "opt": [64, 64], "max": [128, 128]}
+        assert sidecar["profiles"] == ([shapes] if routed else [])
+
+
+def test_what_is_published_runs(tiny_export: None, tmp_path: Path) -> None:
+    paths = export(scale=2, output=str(tmp_path))
+    assert paths == [tmp_path / f"{stem}.onnx" for stem in STEMS]
+    rgb = sample_photo()[100:137, 50:90]
+    outputs = []
+    for path in paths:
+        with Upscaler.open(path, device="cpu") as upscaler:
+            outputs.append(upscaler(rgb))
+    assert outputs[0].shape == (74, 80, 3)
+    assert (outputs[0] == outputs[1]).all()
+
+
+def test_fp16_says_so(tiny_export: None, tmp_path: Path) -> None:
+    (path,) = export(scale=2, fp16=True, form="routed", output=tmp_path)
+    assert path.name == "pp-atd-light_x2_fp16_routed.onnx"
+    sidecar = json.loads(sidecar_path(path).read_text())
+    assert sidecar["precision"] == "fp16"
+    assert all(1 < report["peak"] < 16_000 for report in sidecar["parity"])
+
+
+def test_sidecars_are_strict_json(tiny_export: None, tmp_path: Path) -> None:
+    """Where outputs are equal the PSNR is infinite, for which JSON has no number."""
+    (path,) = export(scale=2, form="routed", output=tmp_path)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    json.loads(sidecar_path(path).read_text(), parse_constant=refuse)
+
+
+def test_without_verification(
+    tiny_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "verify", None)
+    (made,) = export_model(ExportOptions(form="routed", output=tmp_path, verify=False))
+    assert made.parity == ()
+    assert json.loads(sidecar_path(made.path).read_text())["parity"] == []
+
+
+def test_old_files_are_replaced(tiny_export: None, tmp_path: Path) -> None:
+    for name in (f"{STEMS[1]}.onnx", f"{STEMS[1]}.onnx.json"):
+        (tmp_path / name).write_bytes(b"old")
+    (path,) = export(form="routed", output=tmp_path, verify=False)
+    onnx.checker.check_model(str(path))
+    assert len(files(tmp_path)) == 2
+
+
+def test_a_mismatch_publishes_nothing(perturbed: None, tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="does not do what the network does"):
+        export(scale=2, output=tmp_path / "out")
+    assert files(tmp_path) == []
+
+
+def test_a_mismatch_of_the_second_form_publishes_nothing(
+    tiny_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, forms = pipeline.verify, []
+
+    def fail_second(model: Any, artefact: Artefact, *rest: Any) -> Any:
+        forms.append(artefact.form)
+        if artefact.form == "routed":
+            raise ParityError("no")
+        return run(model, artefact, *rest)
+
+    monkeypatch.setattr(pipeline, "verify", fail_second)
+    with pytest.raises(ParityError):
+        export(scale=2, output=tmp_path)
+    assert forms == ["self-contained", "routed"]
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("function", ["write_bytes", "write_text"])
+@pytest.mark.parametrize("old", [False, True], ids=["new", "replaced"])
+def test_when_the_second_write_fails_nothing_is_published(
+    tiny_export: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    function: str,
+    old: bool,
+) -> None:
+    if old:
+        for stem in STEMS:
+            (tmp_path / f"{stem}.onnx").write_bytes(b"old")
+    before = files(tmp_path)
+    write, calls = getattr(Path, function), []
+
+    def fail_second(path: Path, *arguments: Any, **options: Any) -> Any:
+        calls.append(path)
+        if len(calls) == 2:
+            raise error
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, function, fail_second)
+    expected = PpsrError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        export(scale=2, output=tmp_path, verify=False)
+    assert len(calls) == 2
+    assert files(tmp_path) == before
+    assert all((tmp_path / name).read_bytes() == b"old" for name in before)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_when_the_disk_fails_to_keep_a_file_nothing_is_published(
+    tiny_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    sync, calls = os.fsync, []
+
+    def fail(file: int) -> None:
+        calls.append(file)
+        if len(calls) == call:
+            raise OSError(28, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(PpsrError, match="No space left"):
+        export(scale=2, output=tmp_path, verify=False)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"colour": "blue"}, "colour"),
+        ({"scale": 7}, "expected a scale of 2, 3, 4"),
+        ({"model": "swinir"}, "expected a model of"),
+        ({"form": "dense"}, "expected a form of"),
+        ({"output": __file__}, "is a file"),
+    ],
+)
+def test_wrong_options_are_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(pipeline, "build", None)
+    with pytest.raises(UsageError, match=message):
+        export(**options)
+
+
+@pytest.mark.parametrize("options", [{"scale": 3}, {"scale": 2, "weights": "no/such.safetensors"}])
+def test_missing_weights(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError):
+        export(output=tmp_path / "out", **options)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX")
+def test_a_folder_that_cannot_be_made(tiny_export: None, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PpsrError, match=r"cannot make the folder|is a file|not a folder"):
+        export(form="routed", verify=False, output=tmp_path / "file" / "below")
