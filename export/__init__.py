@@ -34,6 +34,7 @@ def load_pipeline() -> Any:
         from . import pipeline
     except ImportError as error:
         raise BackendUnavailable(
-            f"exporting needs the package {error.name}: pip install 'ppsr[export,cpu]'"
+            f"exporting needs the package {(error.name or str(error)).split('.')[0]}: "
+            "pip install 'ppsr[export,cpu]'"
         ) from error
     return pipeline

@@ -52,7 +52,7 @@ def _shape_option(name: str, default: Size) -> Callable[[Command], Command]:
 @click.option("--form", type=click.Choice(["both", *FORMS]), default="both")
 @click.option("--opset", type=click.Choice([str(o) for o in OPSETS]), default=str(OPSETS[0]))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("artifacts"))
-@click.option("--atol", type=float, default=1e-4, help="Largest FP32 difference allowed.")
+@click.option("--atol", type=float, default=1e-5, help="Largest FP32 difference allowed.")
 @click.option("--no-verify", is_flag=True, help="Do not run the files on real pictures.")
 @_shape_option("min", Profile.min)
 @_shape_option("opt", Profile.opt)

@@ -18,7 +18,9 @@ def join_front_end(
     network: onnx.ModelProto, front_end: onnx.ModelProto, scale: int
 ) -> onnx.ModelProto:
     """front end -> network -> crop: ``input`` 1 3 H W of any size -> ``output`` 1 3 S*H S*W."""
-    front, body = gs.import_onnx(front_end), gs.import_onnx(network)
+    # graphsurgeon would write the new names into the initialisers it is given.
+    copy = onnx.ModelProto.FromString(front_end.SerializeToString())
+    front, body = gs.import_onnx(copy), gs.import_onnx(network)
     picture = front.inputs[0]
     feeds = dict(zip((PADDED, ACTIVE), front.outputs, strict=False))
     for name, tensor in front.tensors().items():

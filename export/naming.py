@@ -23,11 +23,8 @@ def name_nodes(model: onnx.ModelProto, root: str = "") -> onnx.ModelProto:
     """
     named = onnx.ModelProto()
     named.CopyFrom(model)
-    seen: Counter[str] = Counter()
     for node in named.graph.node:
-        name = f"{_scope(node) or root}/{node.op_type}".lstrip("/")
-        node.name = f"{name}_{seen[name]}" if seen[name] else name
-        seen[name] += 1
+        node.name = f"{_scope(node) or root}/"
         node.ClearField("metadata_props")
         node.ClearField("doc_string")
     graph = named.graph
@@ -36,7 +33,18 @@ def name_nodes(model: onnx.ModelProto, root: str = "") -> onnx.ModelProto:
         holder.ClearField("doc_string")
     graph.ClearField("value_info")
     named.ClearField("functions")
+    number_nodes(named)
     return named
+
+
+def number_nodes(model: onnx.ModelProto) -> None:
+    """Make names ``scope/OpType[_i]`` again, in place: unique, true after a node has changed."""
+    seen: Counter[str] = Counter()
+    for node in model.graph.node:
+        scope = node.name.rpartition("/")[0]
+        name = f"{scope}/{node.op_type}".lstrip("/")
+        node.name = f"{name}_{seen[name]}" if seen[name] else name
+        seen[name] += 1
 
 
 def _scope(node: onnx.NodeProto) -> str:

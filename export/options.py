@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -52,7 +53,7 @@ class ExportOptions:
     form: Form | Literal["both"] = "both"
     opset: int = OPSETS[0]
     output: Path = Path("artifacts")
-    atol: float = 1e-4
+    atol: float = 1e-5
     verify: bool = True
     profile: Profile = field(default_factory=Profile)
 
@@ -63,8 +64,12 @@ class ExportOptions:
         _require("opset", self.opset, OPSETS)
         if not self.atol > 0:
             raise UsageError(f"expected an atol above 0, got {self.atol}")
-        if self.output.exists() and not self.output.is_dir():
-            raise UsageError(f"expected a folder to write to, {self.output} is a file")
+        folder = self.output
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            found = "cannot be written to" if folder.is_dir() else "is a file"
+            raise UsageError(f"expected a folder to write to, {folder} {found}")
 
     @property
     def precision(self) -> Precision:
@@ -81,4 +86,6 @@ def _up(size: int) -> int:
 
 def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
-        raise UsageError(f"expected a {name} of {', '.join(map(str, allowed))}, got {value!r}")
+        raise UsageError(
+            f"expected {name} to be one of {', '.join(map(str, allowed))}, got {value!r}"
+        )

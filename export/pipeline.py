@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from ppsr.models import build
 from ppsr.models.atd import ATD
 from ppsr.models.errors import PpsrError
 from ppsr.runtime.artefact import Artefact, Form
-from ppsr.runtime.files import replacing
+from ppsr.runtime.files import replacing_all
 from ppsr.runtime.versions import installed, own_version
 
 from .compose import join_front_end, stamp
@@ -125,15 +125,17 @@ def _publish(
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PpsrError(f"cannot make the folder {options.output}: {error.strerror}") from error
-    exported = []
-    with ExitStack() as stack:
-        for model, artefact, parity in made:
-            path = options.output / f"{artefact.stem}.onnx"
-            data = model.SerializeToString()
-            sidecar = json.dumps(_sidecar(options, artefact, parity, data), indent=2) + "\n"
-            stack.enter_context(replacing(path)).write_bytes(data)
-            stack.enter_context(replacing(sidecar_path(path))).write_text(sidecar)
-            exported.append(Exported(path, artefact, parity))
+    exported: list[Exported] = []
+    contents: dict[Path, bytes] = {}
+    for model, artefact, parity in made:
+        path = options.output / f"{artefact.stem}.onnx"
+        data = model.SerializeToString()
+        sidecar = json.dumps(_sidecar(options, artefact, parity, data), indent=2, allow_nan=False)
+        contents |= {path: data, sidecar_path(path): f"{sidecar}\n".encode()}
+        exported.append(Exported(path, artefact, parity))
+    with replacing_all(list(contents)) as temporaries:
+        for temporary, content in zip(temporaries, contents.values(), strict=True):
+            temporary.write_bytes(content)
     return exported
 
 
@@ -151,5 +153,5 @@ def _sidecar(
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": installed(PACKAGES),
         "profiles": [asdict(options.profile)] if artefact.form == "routed" else [],
-        "parity": [asdict(report) for report in parity],
+        "parity": [report.to_json() for report in parity],
     }

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from .naming import number_nodes
+
 Pass = Callable[[gs.Graph], int]
 
 _BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Equal", "And", "Or"})
@@ -26,6 +28,7 @@ def operate(model: onnx.ModelProto, passes: tuple[Pass, ...]) -> onnx.ModelProto
     operated: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     operated.ir_version = model.ir_version
     operated.graph.ClearField("value_info")
+    number_nodes(operated)
     return operated
 
 

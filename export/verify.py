@@ -62,18 +62,22 @@ class Parity:
     peak: float | None = None
     """Largest absolute value of any FP16 tensor; None in FP32."""
 
+    def to_json(self) -> dict[str, int | float | None]:
+        """Spell it for JSON, which has no inf: ``psnr`` null means equal outputs."""
+        return {**vars(self), "psnr": self.psnr if np.isfinite(self.psnr) else None}
+
     def failure(self, precision: str, atol: float) -> str | None:
         """Say what is wrong, or None."""
         if not np.isfinite(self.max_abs):
             return "the output is not finite"
         if precision == "fp32":
-            if self.gap > MAX_GAP:
+            if not self.gap <= MAX_GAP:
                 return f"a token's category is off by {self.gap:.1e}, no tie (up to {MAX_GAP:g})"
-            if self.max_abs > atol:
+            if not self.max_abs <= atol:
                 return f"outputs differ by {self.max_abs:.2g}, allowed is {atol:g}"
-        elif self.psnr < MIN_PSNR_FP16:
+        elif not self.psnr >= MIN_PSNR_FP16:
             return f"outputs agree to {self.psnr:.1f} dB, needed are {MIN_PSNR_FP16:g}"
-        if self.peak is not None and self.peak > MAX_PEAK:
+        if self.peak is not None and not self.peak <= MAX_PEAK:
             return f"an FP16 tensor reaches {self.peak:.0f}, allowed is {MAX_PEAK:.0f}"
         return None
 
@@ -83,7 +87,7 @@ def verify(
     artefact: Artefact,
     network: ATD,
     pictures: Sequence[npt.NDArray[np.uint8]],
-    atol: float = 1e-4,
+    atol: float = 1e-5,
     *,
     optimise: bool = True,
 ) -> list[Parity]:
@@ -124,10 +128,19 @@ class GraphRun:
         self.session = open_session(watched.SerializeToString(), optimise=optimise)
 
     def compare(self, network: ATD, rgb: npt.NDArray[np.uint8]) -> Parity:
-        """Run one picture through both. The network may be of any float dtype."""
+        """Run one picture through both. The network may be of any float dtype.
+
+        Raises ParityError where they do not route the same number of tokens.
+        """
         got = self.run(rgb)
         categories = [got[name].reshape(-1) for name in self.categories]
         free = same = _eager(network, rgb)
+        routed = free.active + (self.artefact.pure_pass is not None)  # One spare, see ``Groups``.
+        if any(found.size != routed for found in categories):
+            raise ParityError(
+                f"{self.artefact.stem} sends {categories[0].size} tokens to category attention, "
+                f"expected are {routed}; export again from the same network"
+            )
         changed = sum(
             int((theirs[: ours.size] != ours).sum())
             for theirs, ours in zip(categories, free.categories, strict=True)

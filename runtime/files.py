@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,26 +16,43 @@ from ppsr.models.errors import PpsrError, UsageError
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that takes its place when the block ends well.
 
-    The temporary file has the suffix of ``path``, is flushed to the disk before it is renamed, and
-    is gone after any exception. Permissions are those of the file it replaces, else the umask's.
-    A symbolic link is followed. Raises UsageError where ``path`` cannot be a file, PpsrError where
-    the system refuses.
+    As ``replacing_all`` of one path.
     """
-    target = Path(os.path.realpath(path))
-    check_target(path)
-    temporary = target.with_name(f".ppsr-{secrets.token_hex(8)}{target.suffix}")
-    try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        with suppress(FileNotFoundError):
-            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+    with replacing_all([path]) as (temporary,):
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+
+
+@contextmanager
+def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Give temporary paths that take the places of ``paths`` when the block ends well.
+
+    All of them are flushed to the disk before the first is renamed, and gone after any exception.
+    Each lies beside its target and has its suffix. Permissions are those of the file it replaces,
+    else the umask's. A symbolic link is followed. Raises UsageError where a path cannot be a file,
+    PpsrError where the system refuses.
+    """
+    temporaries: dict[Path, Path] = {}
+    try:
+        for path in paths:
+            check_target(path)
+            target = Path(os.path.realpath(path))
+            temporary = target.with_name(f".ppsr-{secrets.token_hex(8)}{target.suffix}")
+            temporaries[temporary] = target
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            with suppress(FileNotFoundError):
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        yield list(temporaries)
+        for temporary in temporaries:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        for temporary, target in temporaries.items():
+            os.replace(temporary, target)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise PpsrError(f"cannot write {path}: {error.strerror or error}") from error
+            names = ", ".join(map(str, paths))
+            raise PpsrError(f"cannot write {names}: {error.strerror or error}") from error
         raise
 
 

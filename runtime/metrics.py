@@ -12,6 +12,8 @@ import numpy.typing as npt
 def psnr(a: npt.NDArray[Any], b: npt.NDArray[Any], peak: float | None = None) -> float:
     """Return the PSNR in dB of two arrays of one shape and dtype, inf where they are equal.
 
+    Where one of them is not finite it is -inf or nan.
+
     ``peak`` is the largest possible value: by default that of an integer dtype (255 for uint8), and
     1 for floats. Raises ValueError where shapes or dtypes differ.
     """
@@ -23,6 +25,8 @@ def psnr(a: npt.NDArray[Any], b: npt.NDArray[Any], peak: float | None = None) ->
     if peak is None:
         peak = float(np.iinfo(a.dtype).max) if np.issubdtype(a.dtype, np.integer) else 1.0
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
+    if not math.isfinite(error):
+        return -math.inf if error == math.inf else math.nan
     return 10 * math.log10(peak**2 / error) if error else math.inf
 
 

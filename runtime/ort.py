@@ -147,8 +147,8 @@ def open_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # In the order of the file, too: the default order leaves side branches for last, and an FP16
-        # check with its thousands of peaks kept 15 times the memory alive (6.4 GB at 96 x 130).
+        # In the order of the file, too: the default order leaves side branches for last, and an
+        # FP16 check with its thousands of peaks kept 15 times the memory alive (6.4 GB, 96 x 130).
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     try:
         source = model if isinstance(model, bytes) else str(model)

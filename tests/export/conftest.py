@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ Rgb = npt.NDArray[np.uint8]
 Graph = tuple[onnx.ModelProto, Artefact]
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """The pictures are small: more threads gain little, and lose much on a busy machine."""
     threads = torch.get_num_threads()
@@ -162,7 +162,7 @@ def graph(
 def running(graph: Callable[..., Graph]) -> Callable[..., GraphRun]:
     """``running(name, form, fp16=..., optimise=...)``: that graph in onnxruntime."""
 
-    @cache
+    @lru_cache(maxsize=3)  # Each keeps the memory of its largest picture.
     def make(
         name: str = "tiny", form: Any = "routed", *, fp16: bool = False, optimise: bool = False
     ) -> GraphRun:
@@ -189,11 +189,13 @@ def tiny_export(
     monkeypatch: pytest.MonkeyPatch,
     network: Callable[..., ATD],
     traced: Callable[..., onnx.ModelProto],
+    front_end: Callable[..., onnx.ModelProto],
 ) -> None:
     """Make the pipeline export the tiny network, on small pictures, without tracing it again."""
-    network(), traced()
+    network(), traced(), front_end()
     monkeypatch.setattr(pipeline, "build", lambda *_: network())
     monkeypatch.setattr(pipeline, "trace_network", lambda *_: traced())
+    monkeypatch.setattr(pipeline, "trace_front_end", lambda *_: front_end())
     monkeypatch.setattr(pipeline, "VERIFIED_SIZES", ((16, 16), (37, 50)))
 
 

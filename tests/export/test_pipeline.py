@@ -55,7 +55,9 @@ def test_both_forms_are_published_with_their_description(
     assert [exported.path for exported in made] == [
         options.output / f"{stem}.onnx" for stem in STEMS
     ]
-    assert files(options.output) == sorted(f"{s}{e}" for s in STEMS for e in (".onnx", ".onnx.json"))
+    assert files(options.output) == sorted(
+        f"{s}{e}" for s in STEMS for e in (".onnx", ".onnx.json")
+    )
     assert stages == [
         *("load weights", "trace the network", "name the nodes", "graph surgery"),
         *("trace the front end", "join the front end", "stamp", "verify self-contained"),
@@ -206,9 +208,9 @@ def test_when_the_disk_fails_to_keep_a_file_nothing_is_published(
     ("options", "message"),
     [
         ({"colour": "blue"}, "colour"),
-        ({"scale": 7}, "expected a scale of 2, 3, 4"),
-        ({"model": "swinir"}, "expected a model of"),
-        ({"form": "dense"}, "expected a form of"),
+        ({"scale": 7}, "expected scale to be one of 2, 3, 4"),
+        ({"model": "swinir"}, "expected model to be one of"),
+        ({"form": "dense"}, "expected form to be one of"),
         ({"output": __file__}, "is a file"),
     ],
 )

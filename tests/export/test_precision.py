@@ -143,7 +143,10 @@ def test_overflow_is_seen(graph: Callable, network: Callable, photo: Callable) -
 @pytest.mark.parametrize("value", ["100000.0", "-70000.0", "1e-9", "-1e-8"])
 def test_a_constant_that_fp16_cannot_hold_is_refused(value: str) -> None:
     model = parse(SMALL.format(name="much", value=value))
-    with pytest.raises(ValueError, match=r"constant much holds [-\de.]+, which FP16 cannot: put the node .* FP32 island"):
+    with pytest.raises(
+        ValueError,
+        match=r"constant much holds [-\de.]+, which FP16 cannot: put the node .* FP32 island",
+    ):
         to_fp16(model, ())
     held = to_fp16(model, [Island("here", "Mul_0", "too large or small")])
     assert types(held) == types(model)
@@ -165,7 +168,7 @@ def test_one_lost_value_among_many_is_refused() -> None:
     model.graph.initializer[0].CopyFrom(
         numpy_helper.from_array(np.array([1, 1e6, 2], np.float32), "c")
     )
-    with pytest.raises(ValueError, match="constant c holds 1e.06"):
+    with pytest.raises(ValueError, match=r"constant c holds 1e\+06"):
         to_fp16(model, ())
 
 

@@ -1,4 +1,4 @@
-"""The shipped weights against ground truth on Set5 x2; only where ../shared lies beside the tree."""
+"""The shipped weights against ground truth on Set5 x2; only with ../shared beside the tree."""
 
 from __future__ import annotations
 

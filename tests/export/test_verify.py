@@ -54,7 +54,6 @@ def test_fp32_graphs_do_what_the_network_does(
     assert report.max_abs <= ATOL
     assert report.gap <= MAX_GAP
     assert report.failure("fp32", ATOL) is None
-    height, width = size
     padded = pad_to_grid(rgb)
     dense = padded.shape[0] * padded.shape[1]
     routed = len(active_tokens(pure_pixels(padded)))
@@ -65,7 +64,7 @@ def test_fp32_graphs_do_what_the_network_does(
 
 def test_the_pictures_cover_the_range_of_purity(crops: Callable) -> None:
     shares = [crop.pure for crop in crops(*SIZES)]
-    assert min(shares) < 0.1
+    assert min(shares) < 0.2
     assert max(shares) > 0.6
 
 
@@ -98,9 +97,9 @@ def perturbed(network: ATD, path: str, factor: float = 1.01) -> ATD:
     ],
 )
 def test_a_weight_changed_by_a_hundredth_is_seen(
-    running: Callable, network: Callable, crops: Callable, name: str, path: str
+    running: Callable, network: Callable, photo: Callable, name: str, path: str
 ) -> None:
-    rgb = crops(*SIZES)[SIZES.index((37, 50))].rgb
+    rgb = photo()
     run = running(name)
     assert run.compare(network(name), rgb).failure("fp32", ATOL) is None
     assert run.compare(perturbed(network(name), path), rgb).failure("fp32", ATOL) is not None
@@ -149,7 +148,7 @@ def test_no_other_output_passes(
 
 def test_fp16_passes_no_zeros(graph: Callable, network: Callable, photo: Callable) -> None:
     model, artefact = graph(fp16=True)
-    with pytest.raises(ParityError, match="outputs agree to .* dB, needed are 45"):
+    with pytest.raises(ParityError, match=r"outputs agree to .* dB, needed are 45"):
         verify(scaled_output(model, 0), artefact, network(), [photo()], ATOL)
 
 
@@ -180,7 +179,14 @@ class OneLess(PurePass):
         return pure
 
 
-@pytest.mark.parametrize("kind", [Inverted, OneMore, OneLess])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Inverted,
+        OneLess,
+        OneMore,
+    ],
+)
 @pytest.mark.parametrize("optimise", [False, True], ids=["as-is", "optimised"])
 def test_a_flipped_mask_is_seen(
     graph: Callable, network: Callable, crops: Callable, kind: type[PurePass], optimise: bool
@@ -210,16 +216,17 @@ def test_a_front_end_that_routes_otherwise_is_seen(
 def test_a_category_that_is_no_tie_is_seen(
     graph: Callable, network: Callable, photo: Callable
 ) -> None:
-    """A graph whose every ArgMax is an ArgMin: imposed, its categories give the same picture."""
+    """A graph that takes the worst category: imposed on the network, it gives the same picture."""
     source, artefact = graph()
     model = onnx.ModelProto()
     model.CopyFrom(source)
-    for node in model.graph.node:
+    model.graph.ClearField("node")
+    for node in source.graph.node:
         if node.op_type == "ArgMax":
-            flip = helper.make_node("Neg", [node.input[0]], [f"{node.output[0]}/negated"])
-            node.input[0] = flip.output[0]
-            index = list(model.graph.node).index(node)
-            model.graph.node.insert(index, flip)
+            flipped = [f"{node.output[0]}/negated"]
+            model.graph.node.append(helper.make_node("Neg", node.input, flipped))
+            node = helper.make_node("ArgMax", flipped, node.output, axis=-1, keepdims=0)
+        model.graph.node.append(node)
     report = GraphRun(model, artefact).compare(network(), photo())
     assert report.max_abs <= ATOL
     assert report.flipped > 0.9
@@ -263,5 +270,5 @@ def test_peaks_of_all_runs_are_kept(running: Callable, network: Callable, photo:
     first = run.compare(network(), photo("coffee", 16, 16))
     second = run.compare(network(), photo("chelsea", 24, 40))
     assert run.peaks is not None
-    assert len(run.peaks) == len(run.tensors) > 100
+    assert len(run.peaks) == len(run.tensors) > 50
     assert run.peaks.max() == max(first.peak or 0, second.peak or 0)
