@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,7 +48,13 @@ def _shape_option(name: str, default: Size) -> Callable[[Command], Command]:
 @click.command(context_settings={"show_default": True})
 @click.option("--scale", type=click.Choice([str(s) for s in SCALES]), default="2")
 @click.option("--model", type=click.Choice(MODEL_NAMES), default=MODEL_NAMES[0])
-@click.option("--weights", default="default", help="A .pth or .safetensors file of ATD-light v1.")
+@click.option(
+    "--weights",
+    metavar="FILE",
+    default="default",
+    show_default="the shipped ones",
+    help="A .pth or .safetensors file of ATD-light v1.",
+)
 @click.option("--fp16", is_flag=True, help="FP16 but for named FP32 islands; inputs stay FP32.")
 @click.option("--form", type=click.Choice(["both", *FORMS]), default="both")
 @click.option("--opset", type=click.Choice([str(o) for o in OPSETS]), default=str(OPSETS[0]))
@@ -82,7 +89,8 @@ def main(scale: str, opset: str, no_verify: bool, **values: Any) -> None:
     for made in exported:
         _describe(console, made)
     console.print(why_no_engine(), highlight=False, soft_wrap=True)
-    console.print(f"Next: ppsr-run {exported[0].path} photo.jpg", highlight=False, soft_wrap=True)
+    path = shlex.quote(str(exported[0].path))
+    console.print(f"Next: ppsr-run {path} photo.jpg", highlight=False, soft_wrap=True)
 
 
 def _describe(console: Console, made: Exported) -> None:

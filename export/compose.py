@@ -1,4 +1,4 @@
-"""Join front end and network into one self-contained graph, and give a graph its identity."""
+"""Join front end and network into one self-contained graph; write a graph's metadata."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from ppsr.runtime.artefact import ACTIVE, INPUT, OUTPUT, Artefact
 
 from .trace import PADDED
 
-AUTHOR = "ppsr"
+FRONT = "front/"
+"""Before the names of the front end's tensors in a self-contained graph."""
+ROUTED = f"{FRONT}{ACTIVE}"
+"""The tensor that holds the active tokens there."""
 
 
 def join_front_end(
@@ -25,7 +28,7 @@ def join_front_end(
     feeds = dict(zip((PADDED, ACTIVE), front.outputs, strict=False))
     for name, tensor in front.tensors().items():
         if tensor is not picture:
-            tensor.name = f"front/{name}"
+            tensor.name = f"{FRONT}{name}"
     for tensor in body.inputs:
         feed = feeds[PADDED if tensor.name == INPUT else ACTIVE]
         for consumer in list(tensor.outputs):
@@ -64,11 +67,11 @@ def join_front_end(
     return joined
 
 
-def stamp(model: onnx.ModelProto, artefact: Artefact) -> onnx.ModelProto:
+def write_metadata(model: onnx.ModelProto, artefact: Artefact) -> onnx.ModelProto:
     """Write the identity into ``metadata_props`` and name the axes of inputs and outputs."""
     stamped = onnx.ModelProto()
     stamped.CopyFrom(model)
-    stamped.producer_name, stamped.producer_version = AUTHOR, artefact.version
+    stamped.producer_name, stamped.producer_version = "ppsr", artefact.version
     stamped.ClearField("doc_string")
     helper.set_model_props(stamped, artefact.to_metadata())
     graph = stamped.graph

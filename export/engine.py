@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-FLAVOURS = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
-"""Module of each flavour, and the extra that installs it."""
+FLAVOURS = ("tensorrt", "tensorrt_rtx")
+"""Module of each flavour."""
 
 
 def why_no_engine() -> str:

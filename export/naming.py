@@ -31,7 +31,6 @@ def name_nodes(model: onnx.ModelProto, root: str = "") -> onnx.ModelProto:
     for holder in (named, graph, *graph.input, *graph.output, *graph.initializer):
         holder.ClearField("metadata_props")
         holder.ClearField("doc_string")
-    graph.ClearField("value_info")
     named.ClearField("functions")
     number_nodes(named)
     return named

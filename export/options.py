@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from ppsr.models.config import MODEL_NAMES, SCALES, ModelName
+from ppsr.models.config import MODEL_NAMES, SCALES, ModelName, PurePass
 from ppsr.models.errors import UsageError
 from ppsr.models.pure_pass import GRID
 from ppsr.runtime.artefact import Form, Precision
@@ -48,28 +49,33 @@ class ExportOptions:
 
     scale: int = 2
     model: ModelName = "pp-atd-light"
-    weights: str | Path = "default"
+    weights: str | Path | None = "default"
+    """A .pth or .safetensors file of ATD-light v1; None: random ones, the same every time."""
     fp16: bool = False
     form: Form | Literal["both"] = "both"
     opset: int = OPSETS[0]
     output: Path = Path("artifacts")
     atol: float = 1e-5
+    """Largest difference allowed in FP32, on equal categories (docs/parity.md)."""
     verify: bool = True
+    """False: publish without a run."""
     profile: Profile = field(default_factory=Profile)
+    """Goes into the sidecar of the routed form."""
+    pure_pass: PurePass | None = None
+    """Replaces the paper's routing; for "pp-atd-light" only."""
 
     def __post_init__(self) -> None:
         _require("scale", self.scale, SCALES)
         _require("model", self.model, MODEL_NAMES)
         _require("form", self.form, ("both", *FORMS))
         _require("opset", self.opset, OPSETS)
-        if not self.atol > 0:
+        if not 0 < self.atol < math.inf:
             raise UsageError(f"expected an atol above 0, got {self.atol}")
-        folder = self.output
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            found = "cannot be written to" if folder.is_dir() else "is a file"
-            raise UsageError(f"expected a folder to write to, {folder} {found}")
+        if self.pure_pass and self.model == "atd-light":
+            raise UsageError("expected no pure_pass for atd-light: it routes nothing")
+        if self.weights == "":
+            raise UsageError("expected the path of a weights file, got an empty one")
+        _require_folder(self.output)
 
     @property
     def precision(self) -> Precision:
@@ -89,3 +95,17 @@ def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise UsageError(
             f"expected {name} to be one of {', '.join(map(str, allowed))}, got {value!r}"
         )
+
+
+def _require_folder(path: Path) -> None:
+    """Raise UsageError unless ``path`` is, or can be made, a folder to write to."""
+    try:
+        folder = path
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if folder.is_dir() and os.access(folder, os.W_OK):
+            return
+        found = "cannot be written to" if folder.is_dir() else "is a file"
+    except OSError as error:
+        folder, found = path, f"cannot be used: {error.strerror}"
+    raise UsageError(f"expected a folder to write to, {folder} {found}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,19 +18,20 @@ from ppsr.calibration.photo import sample_photo
 from ppsr.models import build
 from ppsr.models.atd import ATD
 from ppsr.models.errors import PpsrError
-from ppsr.runtime.artefact import Artefact, Form
+from ppsr.runtime.artefact import Artefact, Form, Precision
 from ppsr.runtime.files import replacing_all
 from ppsr.runtime.versions import installed, own_version
 
-from .compose import join_front_end, stamp
+from .compose import join_front_end, write_metadata
 from .naming import name_nodes
 from .options import ExportOptions
 from .precision import to_fp16
-from .surgery import PASSES, operate
+from .reference import Reference
+from .surgery import run_passes
 from .trace import trace_front_end, trace_network
 from .verify import Parity, verify
 
-Stage = Callable[[onnx.ModelProto], onnx.ModelProto]
+Stage = tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]]
 Progress = Callable[[str], AbstractContextManager[None]]
 """Called with the name of each stage; what it returns is open while the stage runs."""
 
@@ -56,60 +57,62 @@ def export_model(
 ) -> list[Exported]:
     """Export, verify and publish every form asked for; all of them, or none.
 
-    Raises CheckpointError for the weights, ParityError where a graph does not do what the network
-    does, PpsrError where the disk refuses.
+    Raises CheckpointError for the weights, PrecisionError where FP16 cannot hold them, ParityError
+    where a graph does not do what the network does, PpsrError where the disk refuses.
     """
     with progress("load weights"):
-        network = build(options.model, options.scale, options.weights)
+        network = build(options.model, options.scale, options.weights, pure_pass=options.pure_pass)
     with progress("trace the network"):
         traced = trace_network(network, options.opset)
-    for name, stage in _network_stages(options):
-        with progress(name):
-            traced = stage(traced)
+    traced = _apply(
+        [("name the nodes", name_nodes), ("graph surgery", run_passes)], traced, progress
+    )
 
-    made: list[tuple[onnx.ModelProto, Artefact, tuple[Parity, ...]]] = []
+    reference = Reference(network)
+    pictures = [crop.rgb for crop in sample_crops([("coffee", sample_photo())], VERIFIED_SIZES)]
+    # The FP32 graph is made and judged for an FP16 export too: it has the tight bounds.
+    precisions: Sequence[Precision] = ("fp32", "fp16") if options.fp16 else ("fp32",)
+    made: list[tuple[Exported, bytes]] = []
     for form in options.forms:
-        artefact = _artefact(options, form, network)
-        model = traced
-        for name, stage in _form_stages(options, artefact, network, progress):
-            with progress(name):
-                model = stage(model)
-        parity: tuple[Parity, ...] = ()
-        if options.verify:
-            with progress(f"verify {form}"):
-                crops = sample_crops([("coffee", sample_photo())], VERIFIED_SIZES)
-                pictures = [crop.rgb for crop in crops]
-                parity = tuple(verify(model, artefact, network, pictures, options.atol))
-        made.append((model, artefact, parity))
+        join = _joining(form, network, options, progress)
+        for precision in precisions if options.verify else precisions[-1:]:
+            artefact = _artefact(options, form, precision, network)
+            halve: list[Stage] = [("precision fp16", to_fp16)] if precision == "fp16" else []
+            describe: Stage = ("metadata", partial(write_metadata, artefact=artefact))
+            model = _apply([*halve, *join, describe], traced, progress)
+            parity: list[Parity] = []
+            if options.verify:
+                with progress(f"verify {form} {precision}"):
+                    parity = verify(model, artefact, reference, pictures, options.atol)
+        path = options.output / f"{artefact.stem}.onnx"
+        made.append((Exported(path, artefact, tuple(parity)), model.SerializeToString()))
     with progress("publish"):
-        return _publish(options, made)
+        _publish(options, made)
+    return [exported for exported, _ in made]
 
 
-def _network_stages(options: ExportOptions) -> Iterator[tuple[str, Stage]]:
-    """What is done to the traced network, whatever the form."""
-    yield "name the nodes", name_nodes
-    yield "graph surgery", partial(operate, passes=PASSES)
-    if options.fp16:
-        yield "precision fp16", to_fp16
+def _apply(stages: Sequence[Stage], model: onnx.ModelProto, progress: Progress) -> onnx.ModelProto:
+    for name, stage in stages:
+        with progress(name):
+            model = stage(model)
+    return model
 
 
-def _form_stages(
-    options: ExportOptions, artefact: Artefact, network: ATD, progress: Progress
-) -> Iterator[tuple[str, Stage]]:
-    """What makes one of the two forms of it."""
-    if artefact.form == "self-contained":
-        with progress("trace the front end"):
-            front = name_nodes(trace_front_end(network, options.opset), root="front")
-        yield "join the front end", partial(join_front_end, front_end=front, scale=options.scale)
-    yield "stamp", partial(stamp, artefact=artefact)
+def _joining(form: Form, network: ATD, options: ExportOptions, progress: Progress) -> list[Stage]:
+    """What makes a form of the network: nothing for the routed one."""
+    if form == "routed":
+        return []
+    with progress("trace the front end"):
+        front = name_nodes(trace_front_end(network, options.opset), root="front")
+    return [("join the front end", partial(join_front_end, front_end=front, scale=options.scale))]
 
 
-def _artefact(options: ExportOptions, form: Form, network: ATD) -> Artefact:
+def _artefact(options: ExportOptions, form: Form, precision: Precision, network: ATD) -> Artefact:
     return Artefact(
         model=options.model,
         scale=options.scale,
         form=form,
-        precision=options.precision,
+        precision=precision,
         opset=options.opset,
         weights_sha256=network.weights_sha256,
         version=own_version(),
@@ -117,26 +120,19 @@ def _artefact(options: ExportOptions, form: Form, network: ATD) -> Artefact:
     )
 
 
-def _publish(
-    options: ExportOptions, made: list[tuple[onnx.ModelProto, Artefact, tuple[Parity, ...]]]
-) -> list[Exported]:
+def _publish(options: ExportOptions, made: Sequence[tuple[Exported, bytes]]) -> None:
     """Write every model and its sidecar; no name appears before all of them are on the disk."""
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PpsrError(f"cannot make the folder {options.output}: {error.strerror}") from error
-    exported: list[Exported] = []
     contents: dict[Path, bytes] = {}
-    for model, artefact, parity in made:
-        path = options.output / f"{artefact.stem}.onnx"
-        data = model.SerializeToString()
-        sidecar = json.dumps(_sidecar(options, artefact, parity, data), indent=2, allow_nan=False)
-        contents |= {path: data, sidecar_path(path): f"{sidecar}\n".encode()}
-        exported.append(Exported(path, artefact, parity))
+    for exported, data in made:
+        sidecar = json.dumps(_sidecar(options, exported, data), indent=2, allow_nan=False)
+        contents |= {exported.path: data, sidecar_path(exported.path): f"{sidecar}\n".encode()}
     with replacing_all(list(contents)) as temporaries:
         for temporary, content in zip(temporaries, contents.values(), strict=True):
             temporary.write_bytes(content)
-    return exported
 
 
 def sidecar_path(path: Path) -> Path:
@@ -144,14 +140,13 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _sidecar(
-    options: ExportOptions, artefact: Artefact, parity: tuple[Parity, ...], data: bytes
-) -> dict[str, object]:
+def _sidecar(options: ExportOptions, exported: Exported, data: bytes) -> dict[str, object]:
+    routed = exported.artefact.form == "routed"
     return {
-        **artefact.to_metadata(),
+        **exported.artefact.to_metadata(),
         "onnx_sha256": hashlib.sha256(data).hexdigest(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": installed(PACKAGES),
-        "profiles": [asdict(options.profile)] if artefact.form == "routed" else [],
-        "parity": [report.to_json() for report in parity],
+        "profiles": [asdict(options.profile)] if routed else [],
+        "parity": [report.to_json() for report in exported.parity],
     }

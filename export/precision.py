@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from ppsr.models.errors import PrecisionError
+
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
@@ -44,8 +46,8 @@ ISLANDS: tuple[Island, ...] = (
 def to_fp16(model: onnx.ModelProto, islands: Sequence[Island] = ISLANDS) -> onnx.ModelProto:
     """Return the graph with float nodes in FP16, inputs and outputs and ``islands`` in FP32.
 
-    Raises ValueError where a constant would overflow or vanish in FP16: its node belongs in an
-    island.
+    Raises PrecisionError where a constant would overflow in FP16, or a single number (an epsilon)
+    vanish.
     """
     typed = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     return _Halving(typed, islands).model()
@@ -101,7 +103,7 @@ class _Halving:
         if node.op_type not in ("Shape", "Size", "Cast"):
             for i, name in enumerate(node.input):
                 if name in self.native:
-                    converted.input[i] = self._as(name, precision)
+                    converted.input[i] = self._as(name, precision, node)
         self._retype_attributes(converted, precision)
         self.nodes.append(converted)
         for i, name in enumerate(node.output):
@@ -112,14 +114,16 @@ class _Halving:
                 converted.output[i] = f"{name}_fp16"
                 self.nodes.append(_cast(f"{name}_fp16", name, FLOAT))
 
-    def _as(self, name: str, precision: int) -> str:
+    def _as(self, name: str, precision: int, consumer: onnx.NodeProto) -> str:
         """The tensor in ``precision``, cast once for all its consumers."""
         if self.native[name] == precision:
             return name
         if (name, precision) not in self.cast:
             suffixed = f"{name}_{'fp16' if precision == HALF else 'fp32'}"
             if name in self.constants:
-                self.constants[suffixed] = _half_constant(self.constants[name], suffixed)
+                self.constants[suffixed] = _half_constant(
+                    self.constants[name], suffixed, consumer.name
+                )
             else:
                 self.nodes.append(_cast(name, suffixed, precision))
             self.cast[name, precision] = suffixed
@@ -141,16 +145,16 @@ def _cast(source: str, target: str, to: int) -> onnx.NodeProto:
     return onnx.helper.make_node("Cast", [source], [target], name=f"cast/{target}", to=to)
 
 
-def _half_constant(tensor: TensorProto, name: str) -> TensorProto:
+def _half_constant(tensor: TensorProto, name: str, consumer: str) -> TensorProto:
     values = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
-    lost = np.isfinite(values) & (~np.isfinite(half) | ((half == 0) & (np.abs(values) > 1e-7)))
-    scalar_lost = values.size == 1 and half.item() == 0 != values.item()
-    if lost.any() or scalar_lost:
-        worst = float(values.reshape(-1)[np.argmax(lost)])
-        raise ValueError(
-            f"constant {tensor.name} holds {worst:g}, which FP16 cannot: "
-            "put the node that uses it into an FP32 island"
+    lost = np.isfinite(values) & ~np.isfinite(half)
+    if values.size == 1:
+        lost |= (half == 0) & (values != 0)
+    if lost.any():
+        raise PrecisionError(
+            f"{consumer} uses {float(values[lost][0]):g}, which FP16 cannot hold; "
+            "export without --fp16"
         )
     return numpy_helper.from_array(half, name)

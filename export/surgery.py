@@ -5,7 +5,7 @@ A pass edits the graph in place and returns how many rewrites it made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -15,28 +15,28 @@ from .naming import number_nodes
 
 Pass = Callable[[gs.Graph], int]
 
-_BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Equal", "And", "Or"})
+_BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "Equal", "And", "Or"})
 
 
-def operate(model: onnx.ModelProto, passes: tuple[Pass, ...]) -> onnx.ModelProto:
-    """Run the passes in order, each until it finds nothing more, and tidy up after each."""
+def run_passes(model: onnx.ModelProto, passes: Sequence[Pass] | None = None) -> onnx.ModelProto:
+    """Run ``passes`` (None: ``PASSES``) in order, each until it finds nothing more; tidy up."""
     graph = gs.import_onnx(onnx.shape_inference.infer_shapes(model, data_prop=True))
-    for step in passes:
+    for step in PASSES if passes is None else passes:
         while step(graph):
             pass
         graph.cleanup(remove_unused_graph_inputs=False).toposort()
-    operated: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
-    operated.ir_version = model.ir_version
-    operated.graph.ClearField("value_info")
-    number_nodes(operated)
-    return operated
+    changed: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    changed.ir_version = model.ir_version
+    changed.graph.ClearField("value_info")
+    number_nodes(changed)
+    return changed
 
 
 def drop_expands(graph: gs.Graph) -> int:
     """Div(x, Expand(n)) -> Div(x, n): the operator broadcasts by itself.
 
-    Only where x is not an Expand itself and n has as many axes as x, so that the result keeps
-    x's shape; the traced normalisations are of this form.
+    Only where the expanded n is known to have x's shape: the result keeps it. The traced
+    normalisations are of this form.
     """
     dropped = 0
     for node in graph.nodes:
@@ -50,7 +50,7 @@ def drop_expands(graph: gs.Graph) -> int:
                 or _made_by(node.inputs[other], "Expand")
             ):
                 continue
-            if not _fits(producer.inputs[0].shape, node.inputs[other].shape):
+            if not _same(producer.outputs[0].shape, node.inputs[other].shape):
                 continue
             node.inputs[here] = producer.inputs[0]
             dropped += 1
@@ -120,11 +120,9 @@ def _made_by(tensor: gs.Tensor, op: str) -> bool:
     return bool(tensor.inputs) and tensor.inputs[0].op == op
 
 
-def _fits(small: list[object] | None, full: list[object] | None) -> bool:
-    """Whether ``small`` broadcasts to ``full`` without widening it."""
-    if small is None or full is None or len(small) != len(full):
-        return False
-    return all(a == 1 or (a == b and a is not None) for a, b in zip(small, full, strict=True))
+def _same(one: list[object] | None, other: list[object] | None) -> bool:
+    """Whether two shapes are known, by number or by name, and equal."""
+    return one is not None and one == other and None not in one
 
 
 def _scalar(tensor: gs.Tensor) -> int | None:

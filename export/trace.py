@@ -17,7 +17,7 @@ from onnx_ir.passes import Sequential
 from onnx_ir.passes import common as passes
 from torch import Tensor, nn
 from torch.export import Dim
-from torch.fx.experimental import _config as shape_config
+from torch.fx.experimental import _config as shape_config  # private: torch is pinned below 2.14
 
 from ppsr.models.atd import ATD
 from ppsr.models.pure_pass import GRID

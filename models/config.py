@@ -18,7 +18,10 @@ SCALES: Final = (2, 3, 4)
 
 @dataclass(frozen=True)
 class PurePass:
-    """Which pixels skip category attention, and what they get instead (arXiv 2510.01997)."""
+    """Which pixels skip category attention, and what they get instead (arXiv 2510.01997).
+
+    Raises ValueError for settings that ``pure_pass.require_routing`` refuses.
+    """
 
     window: int = pure_pass.WINDOW
     shift: int = pure_pass.SHIFT
@@ -28,14 +31,12 @@ class PurePass:
     centres: tuple[tuple[int, int, int], ...] = field(
         default=tuple(tuple(row) for row in pure_pass.CENTRES.tolist()), repr=False
     )
-    """Colour centres in units of 9/800."""
+    """Colour centres in units of 9/800: 1 to 255 of them, each channel from 0 to 88."""
 
     def __post_init__(self) -> None:
-        grid, window, shift = pure_pass.GRID, self.window, self.shift
-        if window < 1 or grid % window or not 0 <= shift < window:
-            raise ValueError(
-                f"expected a window that divides {grid} and a shift below it, got {window}, {shift}"
-            )
+        pure_pass.require_routing(self.window, self.shift, self.centres)
+        if type(self.compensation) is not bool:
+            raise ValueError(f"expected compensation True or False, got {self.compensation!r}")
 
     def mask(self, padded: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
         """``pure_pixels`` with these settings. uint8 H W 3, multiples of 16 -> bool H W."""
@@ -71,7 +72,7 @@ class Config:
     """None: every token attends (ATD-light)."""
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
+        if type(self.scale) is not int or self.scale not in SCALES:
             raise ValueError(f"expected a scale of {_listed(SCALES)}, got {self.scale!r}")
 
     @property

@@ -5,6 +5,7 @@ PpsrError                 1  something failed at run time
 |   +-- PictureError      2  the picture is not one this tool can upscale
 |   +-- CheckpointError   2  the weights are not what they should be
 |   +-- ArtefactError     2  the model file is not one this tool can run
++-- PrecisionError        1  FP16 cannot hold what the weights ask for
 +-- ParityError           3  an exported graph does not do what the network does
 +-- BackendUnavailable    4  a package or a device is missing
 """
@@ -34,6 +35,10 @@ class CheckpointError(UsageError):
 
 class ArtefactError(UsageError):
     """A model file is missing, damaged, or was not made by this project."""
+
+
+class PrecisionError(PpsrError):
+    """A constant of the network does not fit into the precision that was asked for."""
 
 
 class ParityError(PpsrError):

@@ -29,10 +29,10 @@ def build(
     The module maps images N 3 H W in [0, 1], any H and W from 8 up, to N 3 S*H S*W of the same
     dtype, not clamped. Both names share their weights.
 
-    weights: "default" for the shipped ones, the path of a .pth or .safetensors file, or None for
-    random ones, the same in every call; torch's global generator is left alone. ``pure_pass``
-    replaces the paper's routing. ``weights_sha256`` of the module says which weights it holds,
-    before the cast to ``dtype``.
+    weights: "default" for the shipped ones, the path of a .pth or .safetensors file (what
+    ``--weights FILE`` is to ppsr-export), or None for random ones, the same in every call; torch's
+    global generator is left alone. ``pure_pass`` replaces the paper's routing. ``weights_sha256``
+    of the module says which weights it holds, before the cast to ``dtype``.
 
     Raises ValueError for an unknown name, scale or dtype, or a ``pure_pass`` without routing;
     CheckpointError for weights that are not what they should be, or not shipped.
@@ -64,6 +64,6 @@ def _shipped(scale: int) -> resources.abc.Traversable:
         return files[scale]
     shipped = ", ".join(f"x{s}" for s, file in files.items() if file.is_file())
     raise CheckpointError(
-        f"expected weights for x{scale}, but only {shipped or 'none'} are shipped; pass a file "
-        "with --weights FILE (in Python: weights=FILE, or weights=None for random ones)"
+        f"expected weights for x{scale}, but only {shipped or 'none'} are shipped; "
+        "pass a file with --weights FILE"
     )

@@ -35,11 +35,17 @@ def multiply_adds(name: str, scale: int, height: int, width: int, active: int | 
     """Return the true multiply-adds of every matrix product and convolution of one forward.
 
     The picture is padded to multiples of 16, and active tokens to whole groups of 128, as the
-    network does. active: number of active tokens, of the padded picture; None = all.
+    network does. active: number of active tokens, of the padded picture. None is the dense network:
+    every token attends and, for "pp-atd-light" too, there is no mask to make. Raises ValueError for
+    ``active`` with "atd-light" or outside 0 to H W of the padded picture, and as ``paper_flops``.
     """
     config = _checked(name, scale, height, width, 0.0)
     c, d, r = config.channels, config.dictionary, config.reduced
     n = (math.ceil(height / GRID) * GRID) * (math.ceil(width / GRID) * GRID)
+    if active is not None and config.pure_pass is None:
+        raise ValueError(f"{name} has no mask: expected active=None, got {active}")
+    if active is not None and not 0 <= active <= n:
+        raise ValueError(f"expected 0 to {n} active tokens, got {active}")
     routed = n if active is None else active
     grouped = max(1, math.ceil(routed / config.group)) * config.group
     # The masks ride on the inner products as extra channels: 4 in shifted windows, 1 in groups.

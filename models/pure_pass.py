@@ -8,13 +8,16 @@ rows b of ``CENTRES``. For an 8-bit pixel v the nearest centre (eq. 2) minimises
 
     || v/255 - 9 b/800 ||^2   <=>   459 |b|^2 - 320 (b . v)
 
-whose partial sums are integers below 2^24: exact in int32 and in float32. Ties (every grey pixel is
-one: hues k and 16 - k swap green and blue) go to the lower k.
+which is exact in int32, float32 and TF32, in any order of its terms, where 0 <= b <= 88: a sum that
+holds the first term lies within 3 x 3.7e6 < 2^24 of 0; a sum of products alone is a multiple of 64
+and at most 320 x 3 x 88 x 255 < 2^25. Ties (every grey pixel is one: hues k and 16 - k swap green
+and blue) go to the lower k.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +28,9 @@ WINDOW = 8
 SHIFT = 4
 GRID = 16
 """Pictures are padded to multiples of this (the attention window) before they are routed."""
+MAX_CENTRES = 255
+LARGEST = 88
+"""Of a centre's channel: 88.9 x 9/800 = 1 is the edge of the colour cube."""
 
 CENTRES: npt.NDArray[np.int32] = np.array(
     [
@@ -36,6 +42,32 @@ CENTRES: npt.NDArray[np.int32] = np.array(
     dtype=np.int32,
 )  # fmt: skip
 """Equation 1 in units of 9/800: HSV hue k/16, saturation and value 0.9. int32 16 3."""
+
+
+def require_routing(window: object, shift: object, centres: object) -> None:
+    """Raise ValueError unless these are settings of the mask, in plain ints (bool is none).
+
+    window: divides 16. shift: from 0 up, below window. centres: 1 to 255 rows of three values from
+    0 to 88, as nested sequences.
+    """
+    if type(window) is not int or window < 1 or GRID % window:
+        raise ValueError(f"expected a window that divides {GRID}, got {window!r}")
+    if type(shift) is not int or not 0 <= shift < window:
+        raise ValueError(f"expected a shift from 0 to {window - 1}, got {shift!r}")
+    if not _is_row(centres) or not 1 <= len(centres) <= MAX_CENTRES:
+        found = f"{len(centres)} rows" if _is_row(centres) else repr(centres)
+        raise ValueError(f"expected 1 to {MAX_CENTRES} centres, got {found}")
+    for row in centres:
+        if not (_is_row(row) and len(row) == 3 and all(map(_is_level, row))):
+            raise ValueError(f"expected centres of three ints from 0 to {LARGEST}, got {row!r}")
+
+
+def _is_row(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, (list, tuple))
+
+
+def _is_level(value: object) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
 
 
 def score_table(centres: npt.NDArray[np.int32]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -106,11 +138,20 @@ def purity_mask(
     """Return which pixels are pure: they skip category attention.
 
     rgb: uint8 H W 3, any size. Returns bool H W, True = pure. The mask is computed on the picture
-    padded to multiples of 16, as the network sees it, and cropped. ``centres`` are integer RGB
-    rows in units of 9/800 (``CENTRES`` by default). Raises ValueError for any other array.
+    padded to multiples of 16, as the network sees it, and cropped.
+
+    window: 1, 2, 4, 8 or 16. shift: from 0 up, below window. centres: an array of any integer type,
+    K 3 with K from 1 to 255, RGB from 0 to 88 in units of 9/800. Raises ValueError for any other
+    argument.
     """
+    if not isinstance(rgb, np.ndarray):
+        raise ValueError(f"expected a picture uint8 H W 3, got {type(rgb).__name__}")
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
         raise ValueError(f"expected a picture uint8 H W 3, got {rgb.dtype} {rgb.shape}")
+    if not isinstance(centres, np.ndarray):
+        raise ValueError(f"expected centres as an array, got {type(centres).__name__}")
+    require_routing(window, shift, centres.tolist())
+    centres = centres.astype(np.int32)
     height, width = rgb.shape[:2]
     pure = pure_pixels(pad_to_grid(rgb), window=window, shift=shift, centres=centres)
     return pure[:height, :width]

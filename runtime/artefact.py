@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeVar, get_args
 
 from ppsr.models.config import MODEL_NAMES, SCALES, ModelName, PurePass
 from ppsr.models.errors import ArtefactError
@@ -13,6 +13,7 @@ from ppsr.models.pure_pass import GRID
 
 Form = Literal["self-contained", "routed"]
 Precision = Literal["fp32", "fp16"]
+T = TypeVar("T")
 
 INPUT, ACTIVE, OUTPUT = "input", "active", "output"
 """Tensor names. ``input`` and ``output`` are what other super-resolution tools look for."""
@@ -65,29 +66,40 @@ class Artefact:
 
         Raises ArtefactError where a key is missing or holds something else.
         """
-        try:
-            settings: dict[str, Any] | None = json.loads(metadata["pure_pass"])
-            if settings is not None:
-                settings["centres"] = tuple(tuple(row) for row in settings["centres"])
-            artefact = cls(
-                model=_one_of(metadata["model"], MODEL_NAMES),
-                scale=_one_of(int(metadata["scale"]), SCALES),
-                form=_one_of(metadata["form"], get_args(Form)),
-                precision=_one_of(metadata["precision"], get_args(Precision)),
-                opset=int(metadata["opset"]),
-                weights_sha256=metadata["weights_sha256"],
-                version=metadata["version"],
-                pure_pass=PurePass(**settings) if settings is not None else None,
-            )
-        except (KeyError, TypeError, ValueError) as error:
+
+        def read(key: str, parse: Callable[[str], T]) -> T:
+            fault, cause = f"lacks {key!r}", None
+            if key in metadata:
+                try:
+                    return parse(metadata[key])
+                except (KeyError, TypeError, ValueError, RecursionError) as error:
+                    fault, cause = f"has a garbled {key!r}", error
             raise ArtefactError(
-                f"{source} was not made by ppsr-export (its metadata lacks or garbles {error}); "
+                f"{source} was not made by ppsr-export (its metadata {fault}); "
                 "make a model file with: ppsr-export --scale 2"
-            ) from error
-        return artefact
+            ) from cause
+
+        return cls(
+            model=read("model", _one_of(MODEL_NAMES)),
+            scale=int(read("scale", _one_of(tuple(map(str, SCALES))))),
+            form=read("form", _one_of(get_args(Form))),
+            precision=read("precision", _one_of(get_args(Precision))),
+            opset=read("opset", int),
+            weights_sha256=read("weights_sha256", str),
+            version=read("version", str),
+            pure_pass=read("pure_pass", _settings),
+        )
 
 
-def _one_of(value: Any, allowed: tuple[Any, ...]) -> Any:
-    if value not in allowed:
-        raise ValueError(value)
-    return value
+def _one_of(allowed: tuple[Any, ...]) -> Callable[[str], Any]:
+    return lambda value: allowed[allowed.index(value)]
+
+
+def _settings(text: str) -> PurePass | None:
+    """Read the settings back: all of them; JSON has no tuples."""
+    settings = json.loads(text)
+    if settings is None:
+        return None
+    if set(settings) != {field.name for field in fields(PurePass)}:
+        raise ValueError(settings)
+    return PurePass(**{**settings, "centres": tuple(map(tuple, settings["centres"]))})

@@ -32,7 +32,7 @@ class Backend(Protocol):
         """
 
     def close(self) -> None:
-        """Free the model; ``run`` must not be called afterwards."""
+        """Free the model: ``run`` raises PpsrError afterwards, a second call does nothing."""
 
 
 class Closing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -36,7 +36,8 @@ class Row:
     masked_ms: float
     """Routing included."""
     dense_ms: float
-    routing_ms: float
+    routing_ms: float | None
+    """None where the graph routes itself."""
     psnr_db: float
     """Between the two outputs, RGB; inf where they are equal."""
 
@@ -46,12 +47,15 @@ class Row:
         return self.dense_ms / self.masked_ms
 
     @property
-    def routing_share(self) -> float:
-        """Routing's part of the masked time."""
-        return self.routing_ms / self.masked_ms
+    def routing_share(self) -> float | None:
+        """Routing's part of the masked time; None where the graph routes itself."""
+        return None if self.routing_ms is None else self.routing_ms / self.masked_ms
 
     def to_json(self) -> dict[str, Any]:
-        """Spell the row for JSON, which has no inf: ``psnr_db`` null means equal outputs."""
+        """Spell the row for JSON, which has no inf: ``psnr_db`` null means equal outputs.
+
+        ``routing_ms`` and ``routing_share`` null mean unknown: the graph routes itself.
+        """
         finite = self.psnr_db if math.isfinite(self.psnr_db) else None
         extra = {"ratio": self.ratio, "routing_share": self.routing_share}
         return {**vars(self), **extra, "psnr_db": finite}
@@ -62,7 +66,8 @@ def measure(
 ) -> Row:
     """Run both models in turns on one picture, after one warm-up each. uint8 H W 3."""
     first, second = masked.upscale(rgb), dense.upscale(rgb)
-    masked_ms, routing_ms, dense_ms = [], [], []
+    masked_ms, dense_ms = [], []
+    routing_ms: list[float | None] = []
     for _ in range(runs):
         first, second = masked.upscale(rgb), dense.upscale(rgb)
         masked_ms.append(first.milliseconds)
@@ -76,16 +81,32 @@ def measure(
         pure=first.pure,
         masked_ms=median(masked_ms),
         dense_ms=median(dense_ms),
-        routing_ms=median(routing_ms),
+        routing_ms=_known(median, routing_ms),
         psnr_db=psnr(first.rgb, second.rgb),
     )
 
 
 def require_comparable(masked: Upscaler, dense: Upscaler) -> None:
-    """Raise UsageError where the two models do not do the same job."""
-    if masked.scale != dense.scale:
+    """Raise UsageError where more than the mask tells the two models apart.
+
+    They share scale, weights, precision and form; ``masked`` has Pure-Pass, ``dense`` has not.
+    """
+    a, b = masked.artefact, dense.artefact
+    for what, first, second, option in (
+        ("scale", f"x{a.scale}", f"x{b.scale}", "the same --scale"),
+        ("weights", a.weights_sha256[:12], b.weights_sha256[:12], "the same --weights"),
+        ("precision", a.precision, b.precision, "--fp16, or both without it"),
+        ("form", a.form, b.form, "the same --form"),
+    ):
+        if first != second:
+            raise UsageError(
+                f"expected two models of the same {what}, got {first} and {second}; "
+                f"export both with {option}"
+            )
+    if a.pure_pass is None or b.pure_pass is not None:
         raise UsageError(
-            f"expected two models of one scale, got x{masked.scale} and x{dense.scale}"
+            f"expected a masked model against a dense one, got {a.model} against {b.model}; "
+            "export the dense one with --model atd-light and name it after --against"
         )
 
 
@@ -100,9 +121,15 @@ def total(rows: Sequence[Row]) -> Row:
         pure=sum(shares) / pixels if shares else None,
         masked_ms=sum(row.masked_ms for row in rows),
         dense_ms=sum(row.dense_ms for row in rows),
-        routing_ms=sum(row.routing_ms for row in rows),
+        routing_ms=_known(sum, [row.routing_ms for row in rows]),
         psnr_db=min(row.psnr_db for row in rows),
     )
+
+
+def _known(summary: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
+    """Summarise the values; None where one is unknown."""
+    known = [value for value in values if value is not None]
+    return summary(known) if len(known) == len(values) else None
 
 
 def machine() -> dict[str, Any]:

@@ -12,10 +12,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ppsr.models.errors import UsageError
+
 from . import bench
 from .backend import Device
 from .command import device_option, reports_errors, threads_option
-from .files import check_target, write_atomically
+from .files import check_target, is_one_of, write_atomically
 from .image import read_picture
 from .upscaler import Upscaler
 
@@ -30,7 +32,7 @@ COLUMNS = ("size", "pure", "masked", "dense", "ratio", "routing", "PSNR")
     type=click.Path(path_type=Path),
     required=True,
     metavar="DENSE",
-    help="The model file to compare with, of the same scale.",
+    help="The dense model file to compare with, else made like MASKED.",
 )
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True)
@@ -50,15 +52,17 @@ def main(
     threads: int | None,
     report: Path | None,
 ) -> None:
-    """Measure the model file MASKED against another on PICTURES.
+    """Measure the model file MASKED against the dense one on PICTURES.
 
     Both run in turns after one warm-up each; times are medians and hold the model with its
     routing, not the reading of files. "ratio" is dense / masked, "routing" its part of the
-    masked time, "PSNR" lies between the two outputs. The last row adds up the times and has the
-    PSNR of the worst picture.
+    masked time (empty where the graph routes itself), "PSNR" lies between the two outputs. The
+    last row adds up the times and has the PSNR of the worst picture.
     """
     if report is not None:
         check_target(report)
+        if is_one_of(report, (masked, dense, *pictures)):
+            raise UsageError(f"{report} is an input; choose another name with --json")
     loaded = [(path, read_picture(path).rgb) for path in pictures]
     with Upscaler.open(masked, device, threads) as a, Upscaler.open(dense, device, threads) as b:
         bench.require_comparable(a, b)
@@ -112,6 +116,6 @@ def _cells(row: bench.Row) -> tuple[str, ...]:
         f"{row.masked_ms:.0f} ms",
         f"{row.dense_ms:.0f} ms",
         f"{row.ratio:.3f}",
-        f"{100 * row.routing_share:.1f} %",
+        "" if row.routing_share is None else f"{100 * row.routing_share:.1f} %",
         f"{row.psnr_db:.2f} dB",
     )

@@ -10,6 +10,7 @@ from ppsr.models.errors import UsageError
 
 from .backend import Device
 from .command import device_option, reports_errors, threads_option
+from .files import is_one_of
 from .image import Picture, check_picture_target, read_picture, write_picture
 from .upscaler import Upscaler
 
@@ -34,14 +35,16 @@ def main(
 ) -> None:
     """Make IMAGE larger with MODEL, an .onnx file of ppsr-export.
 
-    IMAGE is 8-bit RGB: PNG, JPEG, WebP or TIFF. An output that exists already is replaced; IMAGE
-    itself never is.
+    IMAGE is 8-bit RGB: PNG, JPEG, WebP or TIFF. Its orientation is applied and its colour profile
+    kept; EXIF, GPS and XMP are dropped. An output that exists already is replaced; IMAGE itself
+    never is.
     """
     picture = read_picture(image)
     with Upscaler.open(model, device, threads) as up:
         target = output or image.with_name(f"{image.stem}_x{up.scale}{image.suffix}")
-        check_picture_target(target)
-        if target.exists() and target.samefile(image):
+        height, width = picture.rgb.shape[:2]
+        check_picture_target(target, (up.scale * height, up.scale * width))
+        if is_one_of(target, [image]):
             raise UsageError(f"{target} is the input; choose another name with --output")
         result = up.upscale(picture.rgb)
         write_picture(target, Picture(result.rgb, picture.profile))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -60,6 +60,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``: all of it, or nothing. Raises as ``replacing`` does."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def is_one_of(path: Path, others: Iterable[Path]) -> bool:
+    """Tell whether ``path`` is a file that one of ``others`` names too, by link or by detour."""
+    for other in others:
+        with suppress(OSError):  # One of them does not exist.
+            if path.samefile(other):
+                return True
+    return False
 
 
 def check_target(path: Path) -> None:

@@ -1,7 +1,9 @@
 """Reading and writing pictures: 8-bit RGB as PNG, JPEG, WebP and TIFF, with the colour profile.
 
-What would lose something on the way (alpha, 16 bits, further pages) is refused, not converted. The
-format is told from the content and its loader called by name, so no other decoder is ever reached.
+What would lose something on the way (alpha, 16 bits, a palette, further pages) is refused, not
+converted; of the metadata only the profile is kept, the orientation applied, and EXIF, GPS and XMP
+are dropped. The format is told from the content and its loader called by name, so no other decoder
+is ever reached.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,7 @@ MAX_PIXELS = 2**28
 
 PROFILE = "icc-profile-data"
 
-ACCEPTED = "accepted are 8-bit RGB pictures without alpha, as PNG, JPEG, WebP or TIFF"
+ACCEPTED = "accepted are 8-bit RGB pictures without alpha or palette, as PNG, JPEG, WebP or TIFF"
 
 SIGNATURES: Final = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -59,6 +61,9 @@ SAVERS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     ".tiff": _TIFF,
 }
 
+LIMITS: Final = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
+"""Pixels a side, by suffix. JPEG could hold 65535; libjpeg draws its line a little below."""
+
 DEPTHS: Final = {
     "uchar": "8-bit",
     "ushort": "16-bit",
@@ -90,7 +95,7 @@ class Picture:
 def read_picture(path: Path) -> Picture:
     """Read a picture of any size from 1 x 1. The EXIF orientation is applied.
 
-    Raises PictureError for everything that is not one 8-bit RGB picture without alpha.
+    Raises PictureError for everything that is not one 8-bit RGB picture without alpha or palette.
     """
     data = _read(path)
     kind = _format(data)
@@ -114,11 +119,11 @@ def write_picture(path: Path, picture: Picture) -> None:
     """Write a picture in the format of its suffix, atomically.
 
     PNG, TIFF and WebP are bit-exact; JPEG has quality 95 and full chroma. Raises UsageError as
-    ``check_picture_target`` does, PictureError where the format cannot hold the picture.
+    ``check_picture_target`` does, PictureError where the picture cannot be encoded.
     """
-    check_picture_target(path)
-    operation, options = SAVERS[path.suffix.lower()]
     height, width, bands = picture.rgb.shape
+    check_picture_target(path, (height, width))
+    operation, options = SAVERS[path.suffix.lower()]
     pixels = np.ascontiguousarray(picture.rgb)
     image = pyvips.Image.new_from_memory(pixels.data, width, height, bands, "uchar")
     # libvips would say 25 dots per inch.
@@ -129,17 +134,26 @@ def write_picture(path: Path, picture: Picture) -> None:
         data = getattr(image, operation)(keep="icc", **options)
     except pyvips.Error as error:
         raise PictureError(
-            f"cannot write {path}: {height} x {width} does not fit this format ({_reason(error)})"
+            f"cannot write {path}: {height} x {width} cannot be encoded ({_reason(error)})"
         ) from error
     write_atomically(path, data)
 
 
-def check_picture_target(path: Path) -> None:
-    """Raise UsageError where ``path`` has no suffix of a picture, or cannot be written."""
+def check_picture_target(path: Path, size: tuple[int, int]) -> None:
+    """Raise UsageError where ``path`` cannot be written as a picture of ``size``, H W.
+
+    Its suffix is none of ``SAVERS``, or stands for a format that is too small.
+    """
     if path.suffix.lower() not in SAVERS:
         raise UsageError(
             f"cannot write {path}: expected a name that ends in {', '.join(SAVERS)}, "
             f"got {path.suffix or 'no suffix'}"
+        )
+    limit = LIMITS.get(path.suffix.lower())
+    if limit is not None and max(size) > limit:
+        raise UsageError(
+            f"cannot write {path}: {size[0]} x {size[1]} pixels, but {path.suffix} holds at most "
+            f"{limit} a side; write .png or .tif"
         )
     check_target(path)
 
@@ -177,6 +191,8 @@ def _require_plain(image: Any, path: Path, kind: str, data: bytes) -> None:
         raise PictureError(f"{path} is an animated PNG; {ACCEPTED}, one picture in a file")
     if pages > 1:
         raise PictureError(f"{path} is a {kind} of {pages} pictures; {ACCEPTED}, one in a file")
+    if image.get_typeof("palette") or (kind == "TIFF" and _is_palette_tiff(data)):
+        raise PictureError(f"{path} is a {kind} with a palette; {ACCEPTED}")
     colour = COLOURS.get(image.interpretation, image.interpretation)
     if (image.bands, image.format, colour) != (3, "uchar", "RGB"):
         found = f"{DEPTHS.get(image.format, image.format)} {colour}"
@@ -196,6 +212,23 @@ def _is_animated_png(data: bytes) -> bool:
             return True
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     return False
+
+
+def _is_palette_tiff(data: bytes) -> bool:
+    """Look for photometric interpretation 3 in the first directory: libvips does not tell."""
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(data[at : at + size], order)
+
+    if number(2, 2) == 42:
+        start, size, length = number(4, 4) + 2, 2, 12
+    else:  # BigTIFF
+        start, size, length = number(8, 8) + 8, 8, 20
+    count = min(number(start - size, size), (len(data) - start) // length)
+    entries = (start + index * length for index in range(count))
+    value = 8 if length == 12 else 12
+    return any(number(at, 2) == 262 and number(at + value, 2) == 3 for at in entries)
 
 
 def _reason(error: pyvips.Error) -> str:

@@ -20,6 +20,8 @@ from .backend import Arrays, Closing, Device
 
 FATAL = 4
 """Severity below which onnxruntime keeps silent: what fails comes as an exception."""
+MAX_THREADS = 1024
+"""onnxruntime starts as many as it is told, and fails where the system has no more."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 ERRORS: tuple[type[Exception], ...] = (
@@ -54,11 +56,11 @@ class OrtBackend(Closing):
         """
         if device not in get_args(Device):
             raise UsageError(f"expected a device of {', '.join(get_args(Device))}, got {device!r}")
-        if threads is not None and threads < 1:
-            raise UsageError(f"expected at least 1 thread, got {threads}")
+        if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+            raise UsageError(f"expected 1 to {MAX_THREADS} threads, got {threads!r}")
         require_readable(path)
         ort.set_default_logger_severity(FATAL)
-        session = self._session = open_session(path, _providers(device), threads, optimise)
+        session = open_session(path, _providers(device), threads, optimise)
         active = CUDA in session.get_providers()
         if device == "cuda" and not active:
             raise BackendUnavailable(NO_CUDA.format(reason="its CUDA provider did not start"))
@@ -74,10 +76,16 @@ class OrtBackend(Closing):
                 f"{path} is not the model it says: expected the tensors {', '.join(expected)}, "
                 f"got {', '.join(found)}"
             )
+        self._session: Any | None = session
         self._worker = ThreadPoolExecutor(1)
 
     def run(self, feed: Arrays) -> dict[str, npt.NDArray[Any]]:
-        """Run once. Ctrl-C stops the model soon, not only when it is done."""
+        """Run once. Ctrl-C stops the model soon, not only when it is done.
+
+        Raises PpsrError where the model fails or is closed.
+        """
+        if self._session is None:
+            raise PpsrError("this model is closed")
         options = ort.RunOptions()
         options.log_severity_level = FATAL
         try:
@@ -90,9 +98,9 @@ class OrtBackend(Closing):
             raise PpsrError(f"the model failed on {self.device}: {one_line(error)}") from error
 
     def close(self) -> None:
-        """Free the model, after what still runs."""
+        """Free the model, after what still runs. A second call does nothing."""
         self._worker.shutdown()
-        del self._session
+        self._session = None
 
 
 def require_readable(path: Path) -> None:
@@ -105,6 +113,8 @@ def require_readable(path: Path) -> None:
                 raise ArtefactError(f"{path} is empty; give a model file that ppsr-export made")
     except OSError as error:
         raise ArtefactError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # A name that no file can have.
+        raise ArtefactError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -31,8 +31,11 @@ class Result:
     """Share of the pixels that skip category attention; None for a model without Pure-Pass."""
     milliseconds: float
     """The model and, where the host does it, routing; no padding, conversion or rounding."""
-    routing_milliseconds: float
-    """The part of ``milliseconds`` spent on routing: 0 where the graph does it itself."""
+    routing_milliseconds: float | None
+    """The part of ``milliseconds`` spent on routing; None, unknown, where the graph routes itself.
+
+    0 for a model without Pure-Pass.
+    """
 
 
 class Upscaler(Closing):
@@ -88,11 +91,12 @@ class Upscaler(Closing):
             INPUT: np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32) / 255
         }
         mask, settings = None, self.artefact.pure_pass
-        start = routed = time.perf_counter()
+        routing = None if settings else 0.0
+        start = time.perf_counter()
         if self.artefact.form == "routed" and settings:
             mask = settings.mask(padded)
             feed[ACTIVE] = active_tokens(mask)
-            routed = time.perf_counter()
+            routing = (time.perf_counter() - start) * 1000
         output = self._backend.run(feed)[OUTPUT]
         stop = time.perf_counter()
         if mask is None and settings:
@@ -101,7 +105,7 @@ class Upscaler(Closing):
             rgb=_to_picture(output, padded.shape, rgb.shape, self.scale),
             pure=None if mask is None else float(mask[:height, :width].mean()),
             milliseconds=(stop - start) * 1000,
-            routing_milliseconds=(routed - start) * 1000,
+            routing_milliseconds=routing,
         )
 
 

@@ -17,11 +17,11 @@ from click.testing import CliRunner, Result
 from skimage import data
 
 from ppsr.calibration.crops import Crop, sample_crops
-from ppsr.export import cli, pipeline, verify
-from ppsr.export.compose import join_front_end, stamp
+from ppsr.export import cli, pipeline, reference
+from ppsr.export.compose import join_front_end, write_metadata
 from ppsr.export.naming import name_nodes
 from ppsr.export.precision import to_fp16
-from ppsr.export.surgery import PASSES, operate
+from ppsr.export.surgery import PASSES, run_passes
 from ppsr.export.trace import trace_front_end, trace_network
 from ppsr.export.verify import GraphRun
 from ppsr.models import build
@@ -50,17 +50,17 @@ def one_thread() -> Iterator[None]:
 def eager_once() -> Iterator[None]:
     """Run the eager network once for the same picture and categories: graphs share its runs."""
     kept: dict[Any, Any] = {}
-    run = verify._eager
+    run = reference._eager
 
-    def once(network: ATD, rgb: Rgb, imposed: Any = None) -> Any:
+    def once(network: ATD, rgb: Rgb, active: Any, imposed: Any) -> Any:
         categories = None if imposed is None else tuple(c.tobytes() for c in imposed)
-        key = id(network), rgb.shape, rgb.tobytes(), categories
+        key = id(network), rgb.shape, rgb.tobytes(), active.tobytes(), categories
         if key not in kept:
-            kept[key] = network, run(network, rgb, imposed)  # The network keeps its id.
+            kept[key] = network, run(network, rgb, active, imposed)  # The network keeps its id.
         return kept[key][1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "_eager", once)
+        patch.setattr(reference, "_eager", once)
         yield
 
 
@@ -130,7 +130,7 @@ def body(traced: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.ModelProt
 
     @cache
     def make(name: str = "tiny", fp16: bool = False) -> onnx.ModelProto:
-        return to_fp16(make(name)) if fp16 else operate(name_nodes(traced(name)), PASSES)
+        return to_fp16(make(name)) if fp16 else run_passes(name_nodes(traced(name)), PASSES)
 
     return make
 
@@ -153,7 +153,7 @@ def graph(
         model = body(name, fp16)
         if form == "self-contained":
             model = join_front_end(model, front_end(name), 2)
-        return stamp(model, artefact), artefact
+        return write_metadata(model, artefact), artefact
 
     return make
 
@@ -193,7 +193,7 @@ def tiny_export(
 ) -> None:
     """Make the pipeline export the tiny network, on small pictures, without tracing it again."""
     network(), traced(), front_end()
-    monkeypatch.setattr(pipeline, "build", lambda *_: network())
+    monkeypatch.setattr(pipeline, "build", lambda *_, **__: network())
     monkeypatch.setattr(pipeline, "trace_network", lambda *_: traced())
     monkeypatch.setattr(pipeline, "trace_front_end", lambda *_: front_end())
     monkeypatch.setattr(pipeline, "VERIFIED_SIZES", ((16, 16), (37, 50)))

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from skimage import data
 
-from ppsr.export.compose import join_front_end, stamp
+from ppsr.export.compose import join_front_end, write_metadata
 from ppsr.models.pure_pass import active_tokens, pad_to_grid, pure_pixels
 from ppsr.runtime.artefact import ACTIVE, INPUT, OUTPUT, Artefact
 from ppsr.runtime.ort import open_session
@@ -139,7 +139,7 @@ def test_the_file_is_one_and_has_no_notes(graph: Callable, form: str) -> None:
 
 def test_stamping_leaves_its_argument_alone(body: Callable, graph: Callable) -> None:
     before = body().SerializeToString()
-    stamp(body(), graph()[1])
+    write_metadata(body(), graph()[1])
     assert body().SerializeToString() == before
 
 

@@ -12,11 +12,11 @@ from ppsr.export.options import FORMS, ExportOptions, Profile
 from ppsr.models.errors import UsageError
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"scale": 5}, "expected a scale of 2, 3, 4, got 5"),
-    ({"scale": "2"}, "expected a scale of 2, 3, 4, got '2'"),
-    ({"model": "edsr"}, "expected a model of pp-atd-light, atd-light, got 'edsr'"),
-    ({"form": "neither"}, "expected a form of both, self-contained, routed, got 'neither'"),
-    ({"opset": 19}, "expected a opset of 20, 21, 22, got 19"),
+    ({"scale": 5}, "expected scale to be one of 2, 3, 4, got 5"),
+    ({"scale": "2"}, "expected scale to be one of 2, 3, 4, got '2'"),
+    ({"model": "edsr"}, "expected model to be one of pp-atd-light, atd-light, got 'edsr'"),
+    ({"form": "neither"}, "expected form to be one of both, self-contained, routed, got 'neither'"),
+    ({"opset": 19}, "expected opset to be one of 20, 21, 22, got 19"),
     ({"atol": 0.0}, "expected an atol above 0, got 0"),
     ({"atol": float("nan")}, "expected an atol above 0, got nan"),
     ({"output": Path(__file__)}, "is a file"),

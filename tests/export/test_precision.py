@@ -11,7 +11,9 @@ import pytest
 from onnx import numpy_helper, parser
 
 from ppsr.export.precision import ISLANDS, Island, to_fp16
-from ppsr.export.verify import MAX_PEAK, MIN_PSNR_FP16, GraphRun
+from ppsr.export.reference import Reference
+from ppsr.export.verify import MAX_PEAK, GraphRun
+from ppsr.models.errors import PrecisionError
 from ppsr.runtime.artefact import ACTIVE, INPUT, OUTPUT
 from ppsr.runtime.ort import open_session
 
@@ -95,11 +97,12 @@ def fp16(running: Callable) -> GraphRun:
 
 
 def test_photos_come_out_alike(fp16: GraphRun, network: Callable, crops: Callable) -> None:
-    for crop in crops((48, 48), (37, 50), (64, 64)):
-        report = fp16.compare(network("pp-atd-light"), crop.rgb)
+    """On photos, not on scraps: on 37 x 50 ties alone can cost down to 45 dB (docs/parity.md)."""
+    for crop in crops((96, 96), (80, 120), (96, 96)):
+        report = fp16.compare(Reference(network("pp-atd-light")), crop.rgb)
         print(f"{crop.source} {crop.pure:.2f} pure: {report.psnr:.1f} dB, peak {report.peak:.0f}")
         assert report.failure("fp16", 1e-4) is None
-        assert MIN_PSNR_FP16 <= report.psnr < 90, "this did not run in FP16"
+        assert 45 <= report.psnr < 90, "this did not run in FP16"
 
 
 def test_fifty_crops_stay_far_from_overflow(fp16: GraphRun, crops: Callable) -> None:
@@ -130,7 +133,7 @@ def test_overflow_is_seen(graph: Callable, network: Callable, photo: Callable) -
     assert np.abs(values).max() < 65504
     weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), name))
 
-    report = GraphRun(model, artefact).compare(network(), photo())
+    report = GraphRun(model, artefact).compare(Reference(network()), photo())
     assert report.peak is not None
     assert not report.peak <= MAX_PEAK
     assert report.failure("fp16", 1e-4) is not None
@@ -144,8 +147,7 @@ def test_overflow_is_seen(graph: Callable, network: Callable, photo: Callable) -
 def test_a_constant_that_fp16_cannot_hold_is_refused(value: str) -> None:
     model = parse(SMALL.format(name="much", value=value))
     with pytest.raises(
-        ValueError,
-        match=r"constant much holds [-\de.]+, which FP16 cannot: put the node .* FP32 island",
+        PrecisionError, match=r"Mul_0 uses [-\de.+]+, which FP16 cannot hold; export without --fp16"
     ):
         to_fp16(model, ())
     held = to_fp16(model, [Island("here", "Mul_0", "too large or small")])
@@ -168,7 +170,7 @@ def test_one_lost_value_among_many_is_refused() -> None:
     model.graph.initializer[0].CopyFrom(
         numpy_helper.from_array(np.array([1, 1e6, 2], np.float32), "c")
     )
-    with pytest.raises(ValueError, match=r"constant c holds 1e\+06"):
+    with pytest.raises(PrecisionError, match=r"uses 1e\+06, which FP16 cannot hold"):
         to_fp16(model, ())
 
 

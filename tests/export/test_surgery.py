@@ -12,7 +12,7 @@ import pytest
 from onnx import parser
 
 from ppsr.export import surgery
-from ppsr.export.surgery import PASSES, Pass, operate
+from ppsr.export.surgery import PASSES, Pass, run_passes
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
 
@@ -186,7 +186,7 @@ def test_rewrites(case: str, onnxruntime_runs: Callable) -> None:
     step, text, expected = POSITIVE[case]
     model = parse(text)
     before = model.SerializeToString()
-    operated = operate(model, (step,))
+    operated = run_passes(model, (step,))
     assert model.SerializeToString() == before
     assert operators(operated) == expected
     for old, new in zip(
@@ -203,7 +203,7 @@ def test_leaves_alone(case: str, onnxruntime_runs: Callable) -> None:
     step, text = NEGATIVE[case]
     model = parse(text)
     assert step(gs.import_onnx(onnx.shape_inference.infer_shapes(model, data_prop=True))) == 0
-    operated = operate(model, PASSES)
+    operated = run_passes(model, PASSES)
     assert operators(operated) == operators(model)
     for old, new in zip(
         onnxruntime_runs(model, feed(model)), onnxruntime_runs(operated, feed(model)), strict=True
@@ -226,7 +226,7 @@ def test_a_tensor_with_other_readers_stays() -> None:
     text = """g (float[2, 6] x) => (float[4, 3] y, float[3, 4] z)
     <int64[2] a = {3, 4}, int64[2] b = {4, 3}>
     { flat = Reshape (x, a)  y = Reshape (flat, b)  z = Neg (flat) }"""
-    assert sorted(operators(operate(parse(text), PASSES))) == ["Neg", "Reshape", "Reshape"]
+    assert sorted(operators(run_passes(parse(text), PASSES))) == ["Neg", "Reshape", "Reshape"]
 
 
 def test_an_output_keeps_its_name_when_a_transpose_goes(onnxruntime_runs: Callable) -> None:
@@ -235,14 +235,14 @@ def test_an_output_keeps_its_name_when_a_transpose_goes(onnxruntime_runs: Callab
         """g (float[2, 3] x) => (float[2, 3] y)
         { z = Neg (x)  y = Transpose <perm = [0, 1]> (z) }"""
     )
-    operated = operate(model, PASSES)
+    operated = run_passes(model, PASSES)
     assert [v.name for v in operated.graph.output] == ["y"]
     np.testing.assert_array_equal(onnxruntime_runs(operated, feed(model))[0], -feed(model)["x"])
 
 
 def test_unused_nodes_go_and_unused_inputs_stay() -> None:
     text = "g (float[2] x, float[2] spare) => (float[2] y) { y = Neg (x)  other = Abs (spare) }"
-    operated = operate(parse(text), PASSES)
+    operated = run_passes(parse(text), PASSES)
     assert operators(operated) == ["Neg"]
     assert [v.name for v in operated.graph.input] == ["x", "spare"]
 
@@ -260,6 +260,6 @@ def test_every_pass_earns_its_place(traced: Callable, step: Pass) -> None:
     model = onnx.shape_inference.infer_shapes(traced(), data_prop=True)
     others = tuple(p for p in PASSES if p is not step)
     graph = gs.import_onnx(
-        onnx.shape_inference.infer_shapes(operate(model, others), data_prop=True)
+        onnx.shape_inference.infer_shapes(run_passes(model, others), data_prop=True)
     )
     assert partial(step, graph)() > 0

@@ -13,6 +13,7 @@ import torch
 from torch.fx.experimental import _config as shape_config
 
 from ppsr.export.naming import name_nodes
+from ppsr.export.reference import Reference
 from ppsr.export.trace import FrontEnd, trace_front_end, trace_network
 from ppsr.export.verify import GraphRun
 from ppsr.models.pure_pass import active_tokens, pad_to_grid, pure_pixels
@@ -101,7 +102,7 @@ def test_flat_picture_has_no_active_token(
     running: Callable, network: Callable, optimise: bool, value: int
 ) -> None:
     run = running("pp-atd-light", "self-contained", optimise=optimise)
-    report = run.compare(network("pp-atd-light"), np.full((24, 40, 3), value, np.uint8))
+    report = run.compare(Reference(network("pp-atd-light")), np.full((24, 40, 3), value, np.uint8))
     assert report.active == 0
     assert report.max_abs <= ATOL
     assert (report.flipped, report.ties) == (0, 0)
@@ -116,7 +117,7 @@ def test_other_opsets(network: Callable, photo: Callable, graph: Callable, opset
             assert [(o.domain, o.version) for o in made.opset_import] == [("", opset)]
             assert made.ir_version == 10
     if model is not None:
-        report = GraphRun(model, graph()[1]).compare(network(), photo())
+        report = GraphRun(model, graph()[1]).compare(Reference(network()), photo())
         assert report.failure("fp32", ATOL) is None
 
 

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ppsr.models import build, paper_flops, purity_mask
 from ppsr.models.flops import multiply_adds
+from ppsr.models.pure_pass import CENTRES
 
 G = 1e9
 
@@ -90,3 +91,39 @@ def test_cost_falls_with_the_active_tokens():
     costs = [multiply_adds("pp-atd-light", 2, 64, 64, active=n) for n in (4096, 2048, 200, 1, 0)]
     assert costs == sorted(costs, reverse=True)
     assert costs[0] > 1.2 * costs[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("pp-atd-light", 2, 17, 16, 513), "expected 0 to 512 active tokens, got 513"),
+        (("pp-atd-light", 2, 17, 16, -1), "expected 0 to 512 active tokens, got -1"),
+        (("pp-atd-light", 2, 17, 16, float("nan")), "expected 0 to 512 active tokens, got nan"),
+        (("atd-light", 2, 16, 16, 0), "atd-light has no mask: expected active=None, got 0"),
+        (("atd-light", 2, 16, 16, 256), "atd-light has no mask: expected active=None, got 256"),
+        (("atd-light", 2.0, 16, 16), "expected a scale of 2, 3, 4, got 2.0"),
+    ],
+)
+def test_wrong_numbers_of_active_tokens_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        multiply_adds(*arguments)
+
+
+def test_no_number_is_the_dense_network():
+    sizes = (2, 33, 40)
+    assert multiply_adds("pp-atd-light", *sizes) == multiply_adds("atd-light", *sizes)
+    assert multiply_adds("pp-atd-light", *sizes, active=48 * 48) > multiply_adds(
+        "pp-atd-light", *sizes
+    )
+
+
+def test_routing_costs_less_than_2_percent_of_the_network():
+    """Every operation of it, against the multiply-adds of a picture where it saves the most."""
+    pixels, centres = 192 * 320, len(CENTRES)
+    scores = 3 * centres * pixels
+    nearest = centres * pixels
+    windows = 2 * 2 * pixels  # The largest and the least label, on both grids.
+    indices = 2 * pixels  # Joining the grids, listing what is active.
+    network = multiply_adds("pp-atd-light", 2, 180, 320, active=0) - scores
+    assert network < multiply_adds("pp-atd-light", 2, 180, 320)
+    assert scores + nearest + windows + indices < 0.02 * network

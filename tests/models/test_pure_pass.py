@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ppsr.models import purity_mask
+from ppsr.models.config import PurePass
 from ppsr.models.pure_pass import (
     CENTRES,
+    LARGEST,
     active_tokens,
     colour_labels,
     pad_to_grid,
@@ -144,7 +146,7 @@ def test_fused_mask_holds_both_single_masks(photo):
 
 def test_shift_direction_is_irrelevant(photo):
     rgb = photo("coffee", 96, 128)
-    np.testing.assert_array_equal(purity_mask(rgb, shift=4), purity_mask(rgb, shift=-4))
+    np.testing.assert_array_equal(pure_pixels(rgb, shift=4), pure_pixels(rgb, shift=-4))
     assert (purity_mask(rgb, shift=4) != purity_mask(rgb, shift=2)).any()
 
 
@@ -189,6 +191,81 @@ def test_one_centre_makes_everything_pure(photo):
 def test_wrong_arrays_are_refused(wrong):
     with pytest.raises(ValueError, match="expected a picture uint8 H W 3, got"):
         purity_mask(wrong)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rgb": [[[0, 0, 0]]]}, "expected a picture uint8 H W 3, got list"),
+        ({"window": 0}, "a window that divides 16, got 0"),
+        ({"window": 5}, "a window that divides 16, got 5"),
+        ({"window": 32}, "a window that divides 16, got 32"),
+        ({"window": 8.0}, "a window that divides 16, got 8.0"),
+        ({"window": True}, "a window that divides 16, got True"),
+        ({"shift": 8}, "a shift from 0 to 7, got 8"),
+        ({"shift": -1}, "a shift from 0 to 7, got -1"),
+        ({"shift": 0.0}, "a shift from 0 to 7, got 0.0"),
+        ({"shift": False}, "a shift from 0 to 7, got False"),
+        ({"centres": CENTRES.tolist()}, "centres as an array, got list"),
+        ({"centres": CENTRES[:0]}, "1 to 255 centres, got 0 rows"),
+        ({"centres": np.ones((300, 3), np.int32)}, "1 to 255 centres, got 300 rows"),
+        ({"centres": np.array(5)}, "1 to 255 centres, got 5"),
+        ({"centres": CENTRES[0]}, "three ints from 0 to 88, got 80"),
+        ({"centres": CENTRES[:, :2]}, r"three ints from 0 to 88, got \[80, 8\]"),
+        ({"centres": CENTRES[None]}, "three ints from 0 to 88"),
+        ({"centres": CENTRES / 2}, "three ints from 0 to 88"),
+        ({"centres": CENTRES > 8}, "three ints from 0 to 88"),
+        ({"centres": CENTRES - 9}, "three ints from 0 to 88"),
+        ({"centres": CENTRES + 9}, "three ints from 0 to 88"),
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_refused(changes, message):
+    arguments = {"rgb": np.zeros((16, 16, 3), dtype=np.uint8), **changes}
+    with pytest.raises(ValueError, match=message):
+        purity_mask(**arguments)
+    rest = {name: value for name, value in changes.items() if name in ("window", "shift")}
+    if rest:
+        with pytest.raises(ValueError, match=message):
+            PurePass(**rest)
+
+
+def test_centres_of_any_integer_type_are_the_same(photo):
+    rgb = photo(*CROPS[0])
+    for dtype in (np.uint8, np.int8, np.int64):
+        np.testing.assert_array_equal(
+            purity_mask(rgb, centres=CENTRES.astype(dtype)), purity_mask(rgb)
+        )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"centres": ()},
+        {"centres": ((1, 2),)},
+        {"centres": (("a", 2, 3),)},
+        {"centres": ((1, 2, True),)},
+        {"centres": ((1, 2, 89),)},
+        {"centres": ((1, 2, -1),)},
+        {"centres": (5,)},
+        {"centres": 5},
+        {"centres": ((1, 2, 3),) * 256},
+        {"compensation": 1},
+        {"compensation": None},
+    ],
+    ids=str,
+)
+def test_settings_are_checked_where_they_are_made(changes):
+    with pytest.raises(ValueError, match="expected"):
+        PurePass(**changes)
+
+
+def test_sums_of_the_largest_centres_are_exact():
+    """With and without the first term, as the module states: no float32 rounds them."""
+    scores = [459 * b**2 - 320 * b * v for b in range(LARGEST + 1) for v in (0, 255)]
+    assert max(map(abs, scores)) < 3.7e6
+    assert 3 * max(map(abs, scores)) < 2**24
+    assert 3 * 320 * LARGEST * 255 < 2**25
 
 
 def test_active_tokens_are_raster_indices():

@@ -61,6 +61,17 @@ def test_torch_mask_survives_a_cast_of_the_module(photo, to_image, dtype):
     np.testing.assert_array_equal(got[0].numpy(), pure_pixels(rgb))
 
 
+def test_torch_is_exact_with_centres_anywhere_in_the_cube(to_image):
+    """Neighbours at the far corner: their scores differ least where their terms are largest."""
+    corner = [(88 - r, 88 - g, 88 - b) for r, g, b in np.ndindex(3, 3, 3)]
+    own = PurePass(centres=((0, 0, 0), *corner))
+    rgb = np.random.default_rng(4).integers(230, 256, (128, 128, 3), dtype=np.uint8)
+    got = PurityMask(own).labels(to_image(rgb, torch.float32))[0]
+    wanted = colour_labels(rgb, own.centre_array)
+    assert len(np.unique(wanted)) == len(corner)
+    np.testing.assert_array_equal(got, wanted)
+
+
 @settings(max_examples=30, deadline=None)
 @given(arrays(np.uint8, (16, 32, 3)))
 def test_torch_agrees_on_any_array(rgb):

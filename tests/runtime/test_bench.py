@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -77,11 +78,59 @@ def test_total_adds_times_and_weighs_shares_by_pixels() -> None:
         bench.Row("b", (10, 30), 300, 0.1, 30, 20, 2, 50.0),
     ]
     assert bench.total(rows) == bench.Row("all", None, 400, pytest.approx(0.2), 40, 40, 3, 50.0)
+    assert bench.total([rows[0], replace(rows[1], routing_ms=None)]).routing_ms is None
 
 
 def test_scales_must_agree(fake: Callable) -> None:
-    with pytest.raises(UsageError, match="two models of one scale, got x2 and x3"):
+    with pytest.raises(UsageError, match="two models of the same scale, got x2 and x3"):
         bench.require_comparable(Upscaler(fake()), Upscaler(fake(scale=3)))
+
+
+@pytest.mark.parametrize("form", ["self-contained", "routed"])
+def test_only_the_mask_may_differ(fake: Callable, form: str) -> None:
+    masked, dense = fake(form=form), fake(form=form, model="atd-light")
+    bench.require_comparable(Upscaler(masked), Upscaler(dense))
+    for first, second in ((masked, masked), (dense, dense), (dense, masked)):
+        with pytest.raises(UsageError, match="a masked model against a dense one") as caught:
+            bench.require_comparable(Upscaler(first), Upscaler(second))
+        assert f"got {first.artefact.model} against {second.artefact.model}" in str(caught.value)
+    other = {"self-contained": "routed", "routed": "self-contained"}[form]
+    for change, message in (
+        (
+            {"weights_sha256": "1" * 64},
+            "same weights, got 000000000000 and 111111111111;.*--weights",
+        ),
+        ({"precision": "fp16"}, "same precision, got fp32 and fp16;.*--fp16"),
+        ({"form": other}, f"same form, got {form} and {other};.*--form"),
+    ):
+        changed = fake()
+        changed.artefact = replace(dense.artefact, **change)
+        with pytest.raises(UsageError, match=message):
+            bench.require_comparable(Upscaler(masked), Upscaler(changed))
+
+
+def test_what_a_graph_spends_on_routing_is_unknown(folder: Path, write_model: Callable) -> None:
+    write_model(folder / "s.onnx")
+    write_model(folder / "t.onnx", model="atd-light")
+    arguments = ("s.onnx", "--against", "t.onnx", "a.png", "--runs", "1", "--json", "out.json")
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    content = json.loads((folder / "out.json").read_text())
+    for row in (content["rows"][0], content["total"]):
+        assert row["routing_ms"] is row["routing_share"] is None
+        assert row["pure"] > 0
+    cells = next(line.split() for line in result.stdout.splitlines() if "a.png" in line)
+    assert cells.count("%") == 1  # The share of pure pixels.
+
+
+def test_no_input_is_overwritten(folder: Path) -> None:
+    (folder / "link.json").hardlink_to(folder / "d.onnx")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for report in ("a.png", "./m.onnx", "d.onnx", "link.json"):
+        result = run("m.onnx", "--against", "d.onnx", "a.png", "--runs", "1", "--json", report)
+        assert result.exit_code == 2
+        assert "is an input; choose another name with --json" in result.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_prints_a_table_and_writes_json(folder: Path) -> None:
@@ -118,7 +167,10 @@ def test_equal_outputs_are_null_in_json(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("m.onnx", "--against", "x3.onnx", "a.png"), "two models of one scale, got x2 and x3"),
+        (
+            ("m.onnx", "--against", "x3.onnx", "a.png"),
+            "two models of the same scale, got x2 and x3",
+        ),
         (("m.onnx", "--against", "d.onnx", "no.png"), "no.png does not exist"),
         (("m.onnx", "--against", "d.onnx"), "Missing argument"),
         (("m.onnx", "a.png"), "Missing option '--against'"),

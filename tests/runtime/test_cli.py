@@ -153,8 +153,21 @@ def test_a_failure_leaves_the_old_output(
     assert names(folder) == ["m.onnx", "photo.png", "photo_x2.png"]
 
 
-def test_help_says_what_is_replaced() -> None:
+def test_a_format_that_is_too_small_is_told_before_the_model_runs(
+    folder: Path, fake: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = fake()
+    monkeypatch.setattr(Upscaler, "open", lambda *_: Upscaler(backend))
+    write_picture(folder / "wide.png", Picture(np.zeros((1, 8192, 3), np.uint8)))
+    result = run("m.onnx", "wide.png", "-o", "wide.webp")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "2 x 16384 pixels, but .webp holds at most 16383 a side; write .png" in result.stderr
+    assert not backend.feeds
+
+
+def test_help_says_what_is_replaced_and_dropped() -> None:
     output = " ".join(run("--help").output.split())
+    assert "EXIF, GPS and XMP are dropped" in output
     assert "An output that exists already is replaced; IMAGE itself never is." in output
 
 

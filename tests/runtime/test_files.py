@@ -8,7 +8,7 @@ import pytest
 
 from ppsr.models.errors import PpsrError, UsageError
 from ppsr.runtime import files
-from ppsr.runtime.files import replacing, write_atomically
+from ppsr.runtime.files import is_one_of, replacing, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -96,3 +96,14 @@ def test_a_device_is_never_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(UsageError, match="not a regular file"):
         write_atomically(tmp_path / "pipe.png", b"")
+
+
+def test_a_file_is_known_by_all_its_names(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("same")
+    (tmp_path / "hard").hardlink_to(tmp_path / "a")
+    (tmp_path / "soft").symlink_to(tmp_path / "a")
+    for name in ("a", "hard", "soft", "../" + tmp_path.name + "/a"):
+        assert is_one_of(tmp_path / name, [tmp_path / "no", tmp_path / "b", tmp_path / "a"])
+    assert not is_one_of(tmp_path / "a", [tmp_path / "b", tmp_path / "no"])
+    assert not is_one_of(tmp_path / "no", [tmp_path / "no"])

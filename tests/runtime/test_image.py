@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import pyvips
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from ppsr.models.errors import PictureError, UsageError
 from ppsr.runtime import image as module
-from ppsr.runtime.image import Picture, read_picture, write_picture
+from ppsr.runtime.image import Picture, check_picture_target, read_picture, write_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -92,12 +92,19 @@ def test_exif_orientation_of_a_jpeg_is_applied_once(tmp_path: Path, photo: Calla
     assert read_picture(tmp_path / "b.jpg").rgb.shape == (83, 61, 3)
 
 
-def test_a_palette_loses_nothing(tmp_path: Path, photo: Callable) -> None:
-    palette = Image.fromarray(photo()).quantize(64)
-    (tmp_path / "a.png").write_bytes(encoded("PNG", palette))
-    np.testing.assert_array_equal(
-        read_picture(tmp_path / "a.png").rgb, np.asarray(palette.convert("RGB"))
-    )
+def test_metadata_other_than_the_profile_is_dropped(tmp_path: Path, photo: Callable) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    exif.get_ifd(0x8825)[1] = "N"
+    data = encoded("JPEG", photo(), exif=exif, icc_profile=PROFILE, comment=b"hello")
+    (tmp_path / "a.jpg").write_bytes(data)
+    assert b"a camera" in data
+    for suffix in SUFFIXES:
+        write_picture(tmp_path / f"b{suffix}", read_picture(tmp_path / "a.jpg"))
+        assert b"a camera" not in (tmp_path / f"b{suffix}").read_bytes()
+        with Image.open(tmp_path / f"b{suffix}") as opened:
+            assert 0x8825 not in opened.getexif()
+            assert opened.info["icc_profile"] == PROFILE
 
 
 def test_the_content_tells_the_format(tmp_path: Path, photo: Callable) -> None:
@@ -108,6 +115,21 @@ def test_the_content_tells_the_format(tmp_path: Path, photo: Callable) -> None:
 def vips(array: Any, saver: str, interpretation: str | None = None, **options: Any) -> bytes:
     image = pyvips.Image.new_from_array(array, interpretation=interpretation)
     return getattr(image, saver)(**options)
+
+
+def big_endian(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"MM")
+    colours = np.array(picture.getpalette() + [0] * (768 - len(picture.getpalette())))
+    directory[256], directory[257] = picture.size
+    directory[258], directory[259], directory[262], directory[277] = 8, 1, 3, 1
+    directory[278], directory[279] = picture.height, picture.width * picture.height
+    directory[320] = tuple((colours.reshape(256, 3).T.ravel() * 257).tolist())
+    directory[273] = 0
+    stream.write(b"MM\0*\0\0\0\x08")
+    directory.save(stream)
+    stream.write(picture.tobytes())
+    return stream.getvalue()
 
 
 def with_alpha(rgb: Any) -> Any:
@@ -127,7 +149,23 @@ REFUSED: dict[str, tuple[Callable[[Any], bytes], str]] = {
     "alpha tiff": (lambda rgb: encoded("TIFF", with_alpha(rgb)), "a TIFF of 8-bit RGB with alpha"),
     "palette with alpha": (
         lambda rgb: encoded("PNG", Image.fromarray(rgb).quantize(8), transparency=3),
-        "a PNG of 8-bit RGB with alpha",
+        "a PNG with a palette;",
+    ),
+    "palette": (
+        lambda rgb: encoded("PNG", Image.fromarray(rgb).quantize(64)),
+        "a PNG with a palette;",
+    ),
+    "palette tiff": (
+        lambda rgb: encoded("TIFF", Image.fromarray(rgb).quantize(64)),
+        "a TIFF with a palette;",
+    ),
+    "palette tiff, big-endian": (
+        lambda rgb: big_endian(Image.fromarray(rgb).quantize(64)),
+        "a TIFF with a palette;",
+    ),
+    "palette bigtiff": (
+        lambda rgb: encoded("TIFF", Image.fromarray(rgb).quantize(64), big_tiff=True),
+        "a TIFF with a palette;",
     ),
     "colour key": (
         lambda rgb: encoded("PNG", rgb, transparency=(1, 2, 3)),
@@ -269,8 +307,24 @@ def test_unknown_suffixes_are_listed(tmp_path: Path, photo: Callable) -> None:
 def test_a_format_that_is_too_small_is_named(tmp_path: Path) -> None:
     wide = Picture(np.zeros((1, 16384, 3), np.uint8))
     (tmp_path / "a.webp").write_bytes(b"old")
-    with pytest.raises(PictureError, match="1 x 16384 does not fit this format") as caught:
+    message = r"1 x 16384 pixels, but \.webp holds at most 16383 a side; write \.png or \.tif"
+    with pytest.raises(UsageError, match=message):
         write_picture(tmp_path / "a.webp", wide)
-    assert "\n" not in str(caught.value)
     assert (tmp_path / "a.webp").read_bytes() == b"old"
     write_picture(tmp_path / "a.png", wide)
+
+
+@pytest.mark.parametrize(("suffix", "limit"), module.LIMITS.items())
+def test_the_limits_are_those_of_the_encoders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, limit: int
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    tall = Picture(np.zeros((limit + 1, 1, 3), np.uint8))
+    write_picture(path, Picture(tall.rgb[1:]))
+    assert read_picture(path).rgb.shape == (limit, 1, 3)
+    with pytest.raises(UsageError, match=f"holds at most {limit} a side"):
+        check_picture_target(path.with_suffix(suffix.upper()), tall.rgb.shape[:2])
+    monkeypatch.setattr(module, "LIMITS", {})
+    with pytest.raises(PictureError, match=f"{limit + 1} x 1 cannot be encoded") as caught:
+        write_picture(path, tall)
+    assert "\n" not in str(caught.value)

@@ -107,14 +107,24 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         Upscaler.open(tmp_path / "a.onnx")
     with pytest.raises(ArtefactError, match="is a folder; give a model file"):
         Upscaler.open(tmp_path / "b.onnx")
+    with pytest.raises(ArtefactError, match=r"cannot read 'a\\x00\.onnx': embedded null"):
+        Upscaler.open("a\0.onnx")
 
 
 def test_options_are_checked(tmp_path: Path, write_model: Callable) -> None:
     path = write_model(tmp_path / "a.onnx")
     with pytest.raises(UsageError, match="a device of auto, cpu, cuda, got 'tpu'"):
         Upscaler.open(path, "tpu")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="at least 1 thread, got 0"):
-        Upscaler.open(path, threads=0)
+    for threads in (0, 1.5, True, "1", 10**12):
+        with pytest.raises(UsageError, match=f"1 to 1024 threads, got {threads!r}"):
+            Upscaler.open(path, threads=threads)  # type: ignore[arg-type]
+
+
+def test_a_closed_model_says_so(tmp_path: Path, photo: Callable, write_model: Callable) -> None:
+    with Upscaler.open(write_model(tmp_path / "a.onnx")) as up:
+        up.close()
+    with pytest.raises(PpsrError, match="this model is closed"):
+        up(photo())
 
 
 def test_cuda_without_a_provider_is_refused(

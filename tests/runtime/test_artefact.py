@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from ppsr.models.config import PurePass
+from ppsr.models.errors import ArtefactError
+from ppsr.runtime.artefact import Artefact
+
+OWN = PurePass(window=4, shift=0, compensation=False, centres=((0, 0, 0), (88, 88, 88)))
+SETTINGS = {"window": 8, "shift": 4, "compensation": True, "centres": [[1, 2, 3]]}
+
+
+@pytest.mark.parametrize("settings", [None, PurePass(), OWN])
+def test_metadata_comes_back(identity: Callable, settings: PurePass | None) -> None:
+    artefact = replace(identity(), pure_pass=settings)
+    assert Artefact.from_metadata(artefact.to_metadata(), "it") == artefact
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["model", "scale", "form", "precision", "opset", "weights_sha256", "version", "pure_pass"],
+)
+def test_a_missing_key_is_named(identity: Callable, key: str) -> None:
+    metadata = identity().to_metadata()
+    del metadata[key]
+    with pytest.raises(ArtefactError) as caught:
+        Artefact.from_metadata(metadata, "a.onnx")
+    assert str(caught.value) == (
+        f"a.onnx was not made by ppsr-export (its metadata lacks '{key}'); "
+        "make a model file with: ppsr-export --scale 2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", "edsr"),
+        ("scale", "5"),
+        ("scale", "2.0"),
+        ("scale", ""),
+        ("form", "ROUTED"),
+        ("precision", "int8"),
+        ("opset", "twenty"),
+    ],
+)
+def test_a_garbled_key_is_named(identity: Callable, key: str, value: str) -> None:
+    metadata = {**identity().to_metadata(), key: value}
+    with pytest.raises(ArtefactError, match=rf"\(its metadata has a garbled '{key}'\); make"):
+        Artefact.from_metadata(metadata, "a.onnx")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "5",
+        "[]",
+        "{}",
+        '"centres"',
+        '{"centres": [[1, 2, 3]]}',
+        "[" * 100_000,
+        *(
+            json.dumps({**SETTINGS, **change})
+            for change in (
+                {"centres": [[1, 2]]},
+                {"centres": []},
+                {"centres": [["a", 2, 3]]},
+                {"centres": [[1, 2, 89]]},
+                {"centres": [[1, 2, float("nan")]]},
+                {"centres": [5]},
+                {"centres": None},
+                {"window": 8.0},
+                {"window": 5},
+                {"window": "8"},
+                {"shift": 8},
+                {"compensation": 1},
+                {"more": 1},
+            )
+        ),
+    ],
+    ids=lambda text: text[:80],
+)
+def test_garbled_settings_are_no_traceback(identity: Callable, text: str) -> None:
+    metadata = {**identity().to_metadata(), "pure_pass": text}
+    with pytest.raises(ArtefactError, match=r"\(its metadata has a garbled 'pure_pass'\); make"):
+        Artefact.from_metadata(metadata, "a.onnx")
