@@ -36,7 +36,7 @@ def perturbed(tiny_export: None, network: Callable, monkeypatch: pytest.MonkeyPa
     changed = copy.deepcopy(network())
     with torch.no_grad():
         changed.layers[0].residual_group.layers[1].attn_win.proj.weight.mul_(1.1)
-    monkeypatch.setattr(pipeline, "build", lambda *_: changed)
+    monkeypatch.setattr(pipeline, "build", lambda *_, **__: changed)
 
 
 def test_both_forms_are_published_with_their_description(

@@ -286,12 +286,12 @@ def test_peaks_of_all_runs_are_kept(running: Callable, network: Callable, photo:
 
 
 def test_fp16_sees_a_changed_weight_and_a_mirrored_mask(
-    graph: Callable, network: Callable, photo: Callable, front_end: Callable, body: Callable
+    graph: Callable, network: Callable, photo: Callable, crops: Callable
 ) -> None:
     """Two faults that keep the free PSNR above its floor: equal categories, equal routing."""
     model, artefact = graph(fp16=True)
     verify(model, artefact, Reference(network()), [photo()])
-    silent = perturbed(network(), "layers.0.residual_group.layers.1.attn_aca.proj.weight", 0)
+    silent = perturbed(network(), "layers.0.residual_group.layers.1.convffn.fc2.weight", 0.5)
     with pytest.raises(ParityError, match="outputs differ by"):
         verify(model, artefact, Reference(silent), [photo()])
 
@@ -300,8 +300,9 @@ def test_fp16_sees_a_changed_weight_and_a_mirrored_mask(
             return np.ascontiguousarray(super().mask(padded)[:, ::-1])
 
     mirrored = replace(artefact, pure_pass=Mirrored())
+    mixed = next(crop.rgb for crop in crops(*SIZES) if 0.1 < crop.pure < 0.9)
     with pytest.raises(ParityError, match="routes other tokens"):
-        verify(model, mirrored, Reference(network()), [photo()])
+        verify(model, mirrored, Reference(network()), [mixed])
 
 
 def test_the_file_itself_is_run(
