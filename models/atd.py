@@ -24,7 +24,7 @@ MEAN = (0.4488, 0.4371, 0.4040)
 """RGB mean of DIV2K, subtracted from the picture and added to the output."""
 
 
-class Picture(NamedTuple):
+class Layout(NamedTuple):
     """What every layer needs to know of the picture it works on."""
 
     size: tuple[int, int]
@@ -62,15 +62,15 @@ class Layer(nn.Module):
             self.sigma = nn.Parameter(torch.zeros(config.dictionary, 1))
             self.norm3 = nn.InstanceNorm1d(config.dictionary, affine=True)
 
-    def forward(self, x: Tensor, dictionary: Tensor, picture: Picture) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, dictionary: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """x: B T C, dictionary: B K C -> the same two, one layer on."""
         u = self.norm1(x)
         qkv = self.wqkv(u)
         x_atd, similarity = self.attn_atd(u, dictionary)
-        x_win = self.attn_win(qkv, picture.shifted if self.shifted else picture.plain)
-        x_aca = self.attn_aca(qkv, similarity, x_win, picture.groups)
+        x_win = self.attn_win(qkv, layout.shifted if self.shifted else layout.plain)
+        x_aca = self.attn_aca(qkv, similarity, x_win, layout.groups)
         x = x + x_win + x_atd + x_aca
-        x = x + self.convffn(self.norm2(x), picture.size)
+        x = x + self.convffn(self.norm2(x), layout.size)
         if self.refines:
             dictionary = self.refine(dictionary, similarity, x, self.sigma, self.norm3)
         return x, dictionary
@@ -86,10 +86,10 @@ class LayerGroup(nn.Module):
         )
         self.td = nn.Parameter(torch.randn(config.dictionary, config.channels))
 
-    def forward(self, x: Tensor, picture: Picture) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
         dictionary = self.td.expand(x.shape[0], -1, -1)
         for layer in self.layers:
-            x, dictionary = layer(x, dictionary, picture)
+            x, dictionary = layer(x, dictionary, layout)
         return x
 
 
@@ -101,8 +101,8 @@ class Block(nn.Module):
         self.residual_group = LayerGroup(config, depth)
         self.conv = nn.Conv2d(config.channels, config.channels, 3, padding=1)
 
-    def forward(self, x: Tensor, picture: Picture) -> Tensor:
-        return _tokens(self.conv(_map(self.residual_group(x, picture), picture.size))) + x
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        return _tokens(self.conv(_map(self.residual_group(x, layout), layout.size))) + x
 
 
 class PatchEmbed(nn.Module):
@@ -177,10 +177,10 @@ class ATD(nn.Module):
         first = self.conv_first(image - mean)
         cut = (*size, self.config.window, first)
         groups = group_tokens(active, size[0] * size[1], self.config.group, first)
-        picture = Picture(size, plain_windows(*cut), shifted_windows(*cut), groups)
+        layout = Layout(size, plain_windows(*cut), shifted_windows(*cut), groups)
         x = self.patch_embed(_tokens(first))
         for block in self.layers:
-            x = block(x, picture)
+            x = block(x, layout)
         body = self.conv_after_body(_map(self.norm(x), size)) + first
         out: Tensor = self.upsample(body) + mean
         return out
