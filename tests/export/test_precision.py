@@ -97,7 +97,7 @@ def fp16(running: Callable) -> GraphRun:
 
 
 def test_photos_come_out_alike(fp16: GraphRun, network: Callable, crops: Callable) -> None:
-    """On photos, not on scraps: on 37 x 50 ties alone can cost down to 45 dB (docs/parity.md)."""
+    """On photos, not on scraps: a tie alone can leave a small crop below 50 dB (docs/parity.md)."""
     for crop in crops((96, 96), (80, 120), (96, 96)):
         report = fp16.compare(Reference(network("pp-atd-light")), crop.rgb)
         print(f"{crop.source} {crop.pure:.2f} pure: {report.psnr:.1f} dB, peak {report.peak:.0f}")
