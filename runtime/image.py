@@ -92,10 +92,11 @@ class Picture:
     """ICC colour profile, None where the file has none."""
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(path: Path, *, expand_grey: bool = False) -> Picture:
     """Read a picture of any size from 1 x 1. The EXIF orientation is applied.
 
-    Raises PictureError for everything that is not one 8-bit RGB picture without alpha or palette.
+    ``expand_grey`` accepts 8-bit grey too, as three equal channels. Raises PictureError for
+    everything that is not one 8-bit RGB picture without alpha or palette.
     """
     data = _read(path)
     kind = _format(data)
@@ -104,6 +105,9 @@ def read_picture(path: Path) -> Picture:
     try:
         loader, fail_on = LOADERS[kind]
         image = getattr(pyvips.Image, loader)(data, fail_on=fail_on)
+        is_grey = (image.bands, image.format, image.interpretation) == (1, "uchar", "b-w")
+        if expand_grey and is_grey:
+            image = image.bandjoin([image, image]).copy(interpretation="srgb")
         _require_plain(image, path, kind, data)
         upright = image.autorot()
         profile = upright.get(PROFILE) if upright.get_typeof(PROFILE) else None

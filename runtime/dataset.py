@@ -1,0 +1,43 @@
+"""Folders of ground-truth pictures, to measure with and to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ppsr.models.errors import UsageError
+
+from .image import read_picture
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Return the pictures of a folder and the folders below it, by path.
+
+    Hidden files and folders are left out. Raises UsageError where there is no such folder, or no
+    picture in it.
+    """
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing there"
+        raise UsageError(f"expected a folder of pictures, got {found}: {folder}")
+    found_pictures = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+    if not found_pictures:
+        raise UsageError(f"{folder} holds no picture; expected files in {', '.join(SUFFIXES)}")
+    return found_pictures
+
+
+def read_ground_truth(path: Path) -> npt.NDArray[np.uint8]:
+    """Read a picture as benchmarks take it: grey as three equal channels. -> uint8 H W 3.
+
+    Raises PictureError as ``read_picture`` does.
+    """
+    return read_picture(path, expand_grey=True).rgb
