@@ -102,9 +102,10 @@ class WindowAttention(nn.Module):
         q, k, v = tiles.permute(2, 0, 3, 1, 4)  # B*T/L heads L depth
         q = q * self.scale
         if windows.query is not None and windows.key is not None:
-            q = torch.cat((q, windows.query.repeat(batch, self.heads, 1, 1)), -1)
-            k = torch.cat((k, windows.key.repeat(batch, self.heads, 1, 1)), -1)
-        y = (q @ k.transpose(-2, -1) + self.position_bias()).softmax(-1) @ v
+            q = torch.cat((q, windows.query.to(q.dtype).repeat(batch, self.heads, 1, 1)), -1)
+            k = torch.cat((k, windows.key.to(k.dtype).repeat(batch, self.heads, 1, 1)), -1)
+        bias = self.position_bias().to(q.dtype)  # autocast would make the logits float32
+        y = (q @ k.transpose(-2, -1) + bias).softmax(-1) @ v
         y = y.transpose(1, 2).reshape(batch, tokens, -1).index_select(1, windows.rank)
         out: Tensor = self.proj(y)
         return out

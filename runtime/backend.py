@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy.typing as npt
+
+from ppsr.models.errors import UsageError
 
 from .artefact import Artefact
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Device = Literal["auto", "cpu", "cuda"]
+MAX_THREADS = 1024
+"""Backends start as many as they are told, and fail where the system has no more."""
 
 
 class Backend(Protocol):
@@ -33,6 +37,14 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the model: ``run`` raises PpsrError afterwards, a second call does nothing."""
+
+
+def require_options(device: object, threads: object) -> None:
+    """Raise UsageError unless these are a ``Device`` and None or a sensible number of threads."""
+    if device not in get_args(Device):
+        raise UsageError(f"expected a device of {', '.join(get_args(Device))}, got {device!r}")
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
+        raise UsageError(f"expected 1 to {MAX_THREADS} threads, got {threads!r}")
 
 
 class Closing:

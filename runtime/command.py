@@ -25,7 +25,7 @@ device_option = click.option(
 threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help="Threads on the CPU.  [default: onnxruntime's choice]",
+    help="Threads on the CPU.  [default: the backend's choice]",
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,15 @@ from ppsr.models.errors import UsageError
 from .image import read_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """A folder of ground truth."""
+
+    name: str
+    folder: Path
+    paths: tuple[Path, ...]
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -33,6 +44,24 @@ def find_pictures(folder: Path) -> list[Path]:
     if not found_pictures:
         raise UsageError(f"{folder} holds no picture; expected files in {', '.join(SUFFIXES)}")
     return found_pictures
+
+
+def find_sets(folders: Iterable[Path], limit: int | None = None) -> list[PictureSet]:
+    """Find the pictures of every folder, of each at most the first ``limit``.
+
+    A set is named like its folder, by the whole path where two folders share a name. Raises
+    UsageError where a folder is missing, empty or given twice.
+    """
+    folders = list(folders)
+    places = [folder.resolve() for folder in folders]
+    names = [place.name for place in places]
+    sets = []
+    for folder, place in zip(folders, places, strict=True):
+        if places.count(place) > 1:
+            raise UsageError(f"{folder} is given twice; name each folder once")
+        name = place.name if names.count(place.name) == 1 else str(place)
+        sets.append(PictureSet(name, folder, tuple(find_pictures(folder)[:limit])))
+    return sets
 
 
 def read_ground_truth(path: Path) -> npt.NDArray[np.uint8]:

@@ -7,21 +7,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from ppsr.models.errors import ArtefactError, BackendUnavailable, PpsrError, UsageError
+from ppsr.models.errors import ArtefactError, BackendUnavailable, PpsrError
 
 from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
-from .backend import Arrays, Closing, Device
+from .backend import Arrays, Closing, Device, require_options
 
 FATAL = 4
 """Severity below which onnxruntime keeps silent: what fails comes as an exception."""
-MAX_THREADS = 1024
-"""onnxruntime starts as many as it is told, and fails where the system has no more."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 ERRORS: tuple[type[Exception], ...] = (
@@ -54,10 +52,7 @@ class OrtBackend(Closing):
         really works, else the CPU. Raises UsageError for a wrong option, ArtefactError for a file
         that ppsr-export did not make, BackendUnavailable where CUDA is asked for and is not there.
         """
-        if device not in get_args(Device):
-            raise UsageError(f"expected a device of {', '.join(get_args(Device))}, got {device!r}")
-        if threads is not None and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
-            raise UsageError(f"expected 1 to {MAX_THREADS} threads, got {threads!r}")
+        require_options(device, threads)
         require_readable(path)
         ort.set_default_logger_severity(FATAL)
         session = open_session(path, _providers(device), threads, optimise)

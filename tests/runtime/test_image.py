@@ -234,6 +234,52 @@ def test_what_would_lose_something_is_refused(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_grey_is_expanded_where_that_is_asked_for(
+    tmp_path: Path, photo: Callable, kind: str
+) -> None:
+    grey = Image.fromarray(photo()).convert("L")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = tmp_path / "a"
+    path.write_bytes(encoded(kind, grey, exif=exif))
+    with Image.open(io.BytesIO(encoded(kind, grey))) as opened:
+        expected = np.rot90(np.asarray(opened), 2)
+    rgb = read_picture(path, expand_grey=True).rgb
+    assert (rgb.dtype, rgb.flags.c_contiguous) == (np.uint8, True)
+    np.testing.assert_array_equal(rgb, np.dstack([expected] * 3))
+    with pytest.raises(PictureError, match=f"a {kind} of 8-bit grey;"):
+        read_picture(path)
+
+
+def test_colour_stays_where_grey_would_be_expanded(tmp_path: Path, photo: Callable) -> None:
+    write_picture(tmp_path / "a.png", Picture(photo(), PROFILE))
+    back = read_picture(tmp_path / "a.png", expand_grey=True)
+    np.testing.assert_array_equal(back.rgb, photo())
+    assert back.profile == PROFILE
+
+
+@pytest.mark.parametrize("name", [*sorted(REFUSED.keys() - {"grey", "grey jpeg", "one bit"})])
+def test_expanding_grey_accepts_nothing_else(tmp_path: Path, photo: Callable, name: str) -> None:
+    make, message = REFUSED[name]
+    (tmp_path / "a.png").write_bytes(make(photo()))
+    with pytest.raises(PictureError, match=message):
+        read_picture(tmp_path / "a.png", expand_grey=True)
+
+
+def test_grey_of_other_depths_and_kinds_is_not_expanded(tmp_path: Path, photo: Callable) -> None:
+    grey = Image.fromarray(photo()).convert("L")
+    deep = vips(photo()[..., :1].astype(np.uint16) * 257, "pngsave_buffer", "grey16")
+    for data, message in (
+        (deep, "a PNG of 16-bit grey;"),
+        (encoded("TIFF", grey, save_all=True, append_images=[grey]), "a TIFF of 2 pictures;"),
+        (encoded("PNG", grey, save_all=True, append_images=[grey.rotate(180)]), "an animated PNG;"),
+    ):
+        (tmp_path / "a").write_bytes(data)
+        with pytest.raises(PictureError, match=message):
+            read_picture(tmp_path / "a", expand_grey=True)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
 @pytest.mark.parametrize("part", [0.01, 0.3, 0.6, 0.99])
 def test_truncated_files_are_refused(
