@@ -49,7 +49,8 @@ def test_a_killed_run_resumed_is_bit_equal(photos: Path, tmp_path: Path) -> None
     process = spawn(*arguments, "-o", str(tmp_path / "killed"))
     wait_for_step(tmp_path / "killed", 8, process)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     at = load_state(tmp_path / "killed").step
     assert 7 <= at < 20
     result = run("--resume", str(tmp_path / "killed"))
