@@ -23,8 +23,6 @@ from .options import TrainOptions
 if TYPE_CHECKING:
     from .journal import Row
 
-WEIGHTS = "weights.safetensors"
-
 DEFAULTS = TrainOptions(steps=1)
 
 
@@ -87,6 +85,7 @@ def main(output: Path | None, resume: Path | None, **values: Any) -> None:
     """
     try:
         from .journal import draw
+        from .state import WEIGHTS
         from .trainer import new_run, resumed_run
     except ImportError as error:
         raise BackendUnavailable(f"{error.name} is missing: pip install 'ppsr[train]'") from error
@@ -117,7 +116,11 @@ def main(output: Path | None, resume: Path | None, **values: Any) -> None:
     if not finished:
         click.echo(f"stopped at step {trainer.step}; go on with: ppsr-train --resume {folder}")
         raise click.exceptions.Exit(INTERRUPTED)
-    click.echo(f"{folder / WEIGHTS} · {trainer.step} steps · {trainer.seconds / 60:.1f} min")
+    speed = trainer.step * trainer.options.batch / trainer.seconds
+    click.echo(
+        f"{folder / WEIGHTS} · {trainer.step} steps · {trainer.seconds / 60:.1f} min · "
+        f"{speed:.1f} patches/s"
+    )
     click.echo(f"the curve: {draw(folder)}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ppsr.models.errors import BackendUnavailable
+from ppsr.models.errors import BackendUnavailable, PpsrError
 from ppsr.runtime.files import replacing, write_atomically
 
 LOG, CURVE = "log.csv", "curve.png"
@@ -65,8 +65,12 @@ class Journal:
         write_atomically(self._path, "".join(",".join(cells) + "\n" for cells in lines).encode())
 
     def add(self, row: Row) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(",".join(_cells(row)) + "\n")
+        """Append a row. Raises PpsrError where the system refuses."""
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(",".join(_cells(row)) + "\n")
+        except OSError as error:
+            raise PpsrError(f"cannot write {self._path}: {error.strerror}") from error
 
 
 def read(path: Path) -> list[Row]:

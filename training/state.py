@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppsr.models.errors import UsageError
-from ppsr.runtime.files import replacing, write_atomically
+from ppsr.runtime.files import write_atomically
 
 from .options import TrainOptions
 
@@ -35,8 +36,9 @@ class State:
 
 def save_state(folder: Path, state: State) -> None:
     """Write ``state.pt`` atomically."""
-    with replacing(folder / STATE) as temporary:
-        torch.save({**vars(state), "options": state.options.to_dict()}, temporary)
+    buffer = io.BytesIO()
+    torch.save({**vars(state), "options": state.options.to_dict()}, buffer)
+    write_atomically(folder / STATE, buffer.getvalue())
 
 
 def load_state(folder: Path) -> State:
