@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+NO_KEY = -1e4
+"""Added to the logits of places that hold no token: exp is 0, and float16 can hold it."""
+
 
 def category_rank(category: Tensor, categories: int) -> Tensor:
     """Return where each token stands once tokens are sorted, stably, by category.
@@ -22,7 +25,7 @@ def category_rank(category: Tensor, categories: int) -> Tensor:
     index = category.unsqueeze(-1)
     member = (index == torch.arange(categories, device=category.device)).int()
     upto = member.cumsum(1, dtype=torch.int32)  # B N K: tokens of category k among the first n + 1
-    total = upto[:, -1:]
+    total = upto.select(1, -1).unsqueeze(1)  # a slice costs an engine 26 layers, this two
     before = total.cumsum(2, dtype=torch.int32) - total  # B 1 K: tokens of smaller categories
     return ((upto + before).gather(2, index).squeeze(2) - 1).long()
 
@@ -30,7 +33,7 @@ def category_rank(category: Tensor, categories: int) -> Tensor:
 def category_order(rank: Tensor) -> Tensor:
     """Invert ``rank``: the token that stands at each position. int64 B N -> int64 B N."""
     position = torch.arange(rank.shape[1], device=rank.device).expand_as(rank)
-    return torch.zeros_like(rank).scatter(1, rank, position)
+    return position.scatter(1, rank, position)  # every place is written
 
 
 class Groups(NamedTuple):
@@ -41,8 +44,11 @@ class Groups(NamedTuple):
 
     place: Tensor
     """int64 B slots: the sorted position that each place of the groups reads."""
-    no_key: Tensor | None = None
-    """bool B slots: places that hold no token and must not be attended to; None: no such place."""
+    query: Tensor | None = None
+    """B*G 1 L 1: the channel to append to queries of groups of L places; None: every place holds a
+    token."""
+    key: Tensor | None = None
+    """B*G 1 L 1: the channel to append to keys: ``NO_KEY`` where a place holds no token, else 0."""
     active: Tensor | None = None
     """None = every token; int64 n = raster indices of the active tokens (batch 1, n >= 0); bool
     B T = True where active (any batch, static shapes)."""
@@ -51,12 +57,14 @@ class Groups(NamedTuple):
     n = 0. The spare is token 0."""
     spare: Tensor | None = None
     """bool n + 1: True at the spare."""
+    kept: Tensor | None = None
+    """int64 n: all of ``source`` but the spare."""
 
 
 def group_tokens(active: Tensor | None, tokens: int, group: int, like: Tensor) -> Groups:
     """Plan the groups of a picture of ``tokens`` tokens, on the device of ``like``.
 
-    active: see ``Groups``.
+    active: see ``Groups``. The channels have the dtype of ``like``.
     """
     if active is None:
         everyone = torch.full((1, 1), tokens, device=like.device)
@@ -64,12 +72,20 @@ def group_tokens(active: Tensor | None, tokens: int, group: int, like: Tensor) -
     if active.dtype == torch.bool:
         count = active.sum(1, keepdim=True)
         place, is_key = group_places(count, group * group_count(tokens, group), group)
-        return Groups(place, ~is_key, active)
+        return Groups(place, *_channels(is_key, group, like), active)
     number = active.shape[0]
     count = torch.full((1, 1), number, device=active.device)
     place, is_key = group_places(count, group * group_count(number, group), group)
-    spare = torch.arange(number + 1, device=active.device) == number
-    return Groups(place, ~is_key, active, pad(active, (0, 1)), spare)
+    position = torch.arange(number + 1, device=active.device)
+    channels = _channels(is_key, group, like)
+    spare = position == number
+    return Groups(place, *channels, active, pad(active, (0, 1)), spare, position[:-1])
+
+
+def _channels(is_key: Tensor, group: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Make q'.k' = q.k + (0 or NO_KEY) with one more channel. bool B slots -> query, key."""
+    key = torch.where(is_key, 0.0, NO_KEY).to(like.dtype).reshape(-1, 1, group, 1)
+    return torch.ones_like(key), key
 
 
 def group_count(tokens: int, group: int) -> int:

@@ -14,22 +14,17 @@ from torch import Tensor, nn
 
 from .category import Groups, category_order, category_rank
 
-NO_KEY = -1e4
-"""Added to the logits of places that hold no token: exp is 0, and float16 can hold it."""
-
 
 class GroupSoftmax(nn.Module):
     """softmax(e^s q k^T) within groups. It owns no parameters; precision islands name it."""
 
-    def forward(
-        self, query: Tensor, key: Tensor, logit_scale: Tensor, no_key: Tensor | None
-    ) -> Tensor:
-        """query, key: G heads L D; logit_scale: 1 1; no_key: bool G 1 L 1 -> G heads L L."""
+    def forward(self, query: Tensor, key: Tensor, logit_scale: Tensor, groups: Groups) -> Tensor:
+        """query, key: G heads L D; logit_scale: 1 1 -> G heads L L."""
         query = query * logit_scale.clamp(max=math.log(100)).exp()
-        if no_key is not None:  # An extra channel: q'.k' = q.k + bias, without a pass over logits.
-            bias = no_key.to(key.dtype) * NO_KEY
-            key = torch.cat((key, bias.expand(-1, key.shape[1], -1, -1)), -1)
-            query = torch.cat((query, torch.ones_like(query[..., :1])), -1)
+        if groups.query is not None and groups.key is not None:
+            heads = (-1, query.shape[1], -1, -1)
+            query = torch.cat((query, groups.query.to(query.dtype).expand(heads)), -1)
+            key = torch.cat((key, groups.key.to(key.dtype).expand(heads)), -1)
         return (query @ key.transpose(-2, -1)).softmax(-1)
 
 
@@ -53,7 +48,7 @@ class CategoryAttention(nn.Module):
             order, rank = _sorted(similarity.argmax(-1), self.categories)
             return self._attend(qkv, order, rank, groups)
         rest = window if self.compensation else torch.zeros_like(window)
-        if groups.source is None or groups.spare is None:
+        if groups.source is None or groups.spare is None or groups.kept is None:
             category = similarity.argmax(-1).masked_fill(~active, self.categories)
             order, rank = _sorted(category, self.categories + 1)
             y = self._attend(qkv, order, rank, groups)
@@ -62,7 +57,7 @@ class CategoryAttention(nn.Module):
         category = category.masked_fill(groups.spare, self.categories)
         order, rank = _sorted(category, self.categories + 1)
         order = groups.source.index_select(0, order[0]).unsqueeze(0)
-        y = self._attend(qkv, order, rank[:, :-1], groups)
+        y = self._attend(qkv, order, rank.index_select(1, groups.kept), groups)
         return rest[0].index_copy(0, active, y[0]).unsqueeze(0)
 
     def _attend(self, qkv: Tensor, order: Tensor, rank: Tensor, groups: Groups) -> Tensor:
@@ -75,10 +70,7 @@ class CategoryAttention(nn.Module):
         grouped = _rows(qkv, order.gather(1, groups.place.expand(batch, -1)))
         grouped = grouped.reshape(-1, self.group, 3, self.heads, depth)
         q, k, v = grouped.permute(2, 0, 3, 1, 4)  # B*G heads 128 depth
-        no_key = groups.no_key
-        if no_key is not None:
-            no_key = no_key.reshape(-1, 1, self.group, 1)
-        y = self.softmax(q, k, self.logit_scale, no_key) @ v
+        y = self.softmax(q, k, self.logit_scale, groups) @ v
         out: Tensor = self.proj(_rows(y.transpose(1, 2).reshape(batch, slots, -1), rank))
         return out
 
