@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from ppsr.models.atd import ATD
 from ppsr.models.errors import PpsrError
 from ppsr.runtime.artefact import Artefact, Form, Precision
 from ppsr.runtime.files import replacing_all
+from ppsr.runtime.sidecar import ShapeRange, Sidecar, sha256, sidecar_path
 from ppsr.runtime.versions import installed, own_version
 
 from .compose import join_front_end, write_metadata
@@ -128,25 +127,21 @@ def _publish(options: ExportOptions, made: Sequence[tuple[Exported, bytes]]) -> 
         raise PpsrError(f"cannot make the folder {options.output}: {error.strerror}") from error
     contents: dict[Path, bytes] = {}
     for exported, data in made:
-        sidecar = json.dumps(_sidecar(options, exported, data), indent=2, allow_nan=False)
-        contents |= {exported.path: data, sidecar_path(exported.path): f"{sidecar}\n".encode()}
+        sidecar = _sidecar(options, exported, data).to_text().encode()
+        contents |= {exported.path: data, sidecar_path(exported.path): sidecar}
     with replacing_all(list(contents)) as temporaries:
         for temporary, content in zip(temporaries, contents.values(), strict=True):
             temporary.write_bytes(content)
 
 
-def sidecar_path(path: Path) -> Path:
-    """Return where the description of a model file lies: ``<file>.json`` beside it."""
-    return path.with_name(f"{path.name}.json")
-
-
-def _sidecar(options: ExportOptions, exported: Exported, data: bytes) -> dict[str, object]:
+def _sidecar(options: ExportOptions, exported: Exported, data: bytes) -> Sidecar:
     routed = exported.artefact.form == "routed"
-    return {
-        **exported.artefact.to_metadata(),
-        "onnx_sha256": hashlib.sha256(data).hexdigest(),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": installed(PACKAGES),
-        "profiles": [asdict(options.profile)] if routed else [],
-        "parity": [report.to_json() for report in exported.parity],
-    }
+    profile = options.profile
+    return Sidecar(
+        artefact=exported.artefact,
+        onnx_sha256=sha256(data),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        versions=installed(PACKAGES),
+        profiles=(ShapeRange(profile.min, profile.opt, profile.max),) if routed else (),
+        parity=tuple(report.to_json() for report in exported.parity),
+    )

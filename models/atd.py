@@ -176,7 +176,8 @@ class ATD(nn.Module):
         mean = self.mean.to(image.dtype)
         first = self.conv_first(image - mean)
         cut = (*size, self.config.window, first)
-        groups = group_tokens(active, size[0] * size[1], self.config.group, first)
+        config = self.config
+        groups = group_tokens(active, size[0] * size[1], config.group, config.dictionary, first)
         layout = Layout(size, plain_windows(*cut), shifted_windows(*cut), groups)
         x = self.patch_embed(_tokens(first))
         for block in self.layers:

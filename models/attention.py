@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 FAR = -100.0
 """Added to the logits of pairs that a shifted window joins across the picture's border."""
@@ -24,6 +25,8 @@ class Windows(NamedTuple):
     """int64 T: the raster index of each token, window by window."""
     rank: Tensor
     """int64 T: the inverse of ``order``."""
+    pairs: Tensor
+    """int64 L*L: the row of the position bias table of each pair of places of a window."""
     query: Tensor | None = None
     """T/L 1 L 4: channels to append to queries, of windows of L tokens; None: no shift, no mask."""
     key: Tensor | None = None
@@ -53,7 +56,7 @@ def shifted_windows(height: int, width: int, window: int, like: Tensor) -> Windo
         _tiles(codes, window).reshape(-1, 1, window * window, 4)
         for codes in (torch.cat((FAR * r, FAR - FAR * r), -1), torch.cat((1 - r, r), -1))
     )
-    return Windows(windows.order, windows.rank, query, key)
+    return windows._replace(query=query, key=key)
 
 
 def _raster(height: int, width: int, like: Tensor) -> Tensor:
@@ -63,7 +66,16 @@ def _raster(height: int, width: int, like: Tensor) -> Tensor:
 def _windows(raster: Tensor, window: int) -> Windows:
     order = _tiles(raster.unsqueeze(-1), window).flatten()
     tokens = torch.arange(order.shape[0], device=order.device)
-    return Windows(order, torch.zeros_like(order).scatter(0, order, tokens))
+    rank = torch.zeros_like(order).scatter(0, order, tokens)
+    return Windows(order, rank, _pairs(window, raster.device))
+
+
+def _pairs(window: int, device: torch.device) -> Tensor:
+    """Row (dy + w - 1) (2w - 1) + dx + w - 1 of the table for two places that lie dy, dx apart."""
+    here = torch.arange(window, device=device)
+    apart = here.unsqueeze(1) - here + window - 1  # w w
+    rows = apart.reshape(window, 1, window, 1) * (2 * window - 1)
+    return (rows + apart.reshape(1, window, 1, window)).flatten()
 
 
 def _tiles(tokens: Tensor, window: int) -> Tensor:
@@ -73,26 +85,36 @@ def _tiles(tokens: Tensor, window: int) -> Tensor:
     return tokens.reshape(rows, window, columns, window, channels).transpose(1, 2)
 
 
+def with_codes(x: Tensor, codes: Tensor, depth: int) -> Tensor:
+    """Let codes ride on queries or keys, so that q'.k' = q.k + (codes of q).(codes of k).
+
+    x: B heads L D with ``depth`` channels of its own and zeros after them (heads widened for an
+    engine, ``ppsr.export.heads``), or none; codes: B 1 L c. They go into the zeros where they fit,
+    else behind. -> B heads L D, or D + c.
+    """
+    codes = codes.to(x.dtype)
+    room = x.shape[-1] - depth - codes.shape[-1]
+    if room >= 0:
+        return x + pad(codes, (depth, room))
+    return torch.cat((x, codes.expand(-1, x.shape[1], -1, -1)), -1)
+
+
 class WindowAttention(nn.Module):
     """SW-MSA with relative position bias (official WindowAttention, and ATDTransformerLayer)."""
 
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
-        self.heads, self.window = heads, window
-        self.scale = (channels // heads) ** -0.5
+        self.heads, self.window, self.depth = heads, window, channels // heads
+        self.scale = self.depth**-0.5
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         self.proj = nn.Linear(channels, channels)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def position_bias(self) -> Tensor:
-        """Spread the table over all pairs: entry (dy + w - 1, dx + w - 1). -> heads w*w w*w."""
-        w = self.window
-        here = torch.arange(w, device=self.relative_position_bias_table.device)
-        offset = (here.unsqueeze(1) - here + w - 1).flatten()  # w*w: the table's row of each pair
-        table = self.relative_position_bias_table.reshape(2 * w - 1, 2 * w - 1, self.heads)
-        pairs = table.index_select(0, offset).index_select(1, offset)  # y*y' x*x' heads
-        pairs = pairs.reshape(w, w, w, w, self.heads)
-        return pairs.permute(4, 0, 2, 1, 3).reshape(self.heads, w * w, w * w)
+    def position_bias(self, pairs: Tensor) -> Tensor:
+        """Spread the table over all pairs of places. int64 L*L -> heads L L."""
+        length = self.window**2
+        bias = self.relative_position_bias_table.index_select(0, pairs)
+        return bias.reshape(length, length, self.heads).permute(2, 0, 1)
 
     def forward(self, qkv: Tensor, windows: Windows) -> Tensor:
         """qkv: B T 3C -> B T C."""
@@ -102,9 +124,11 @@ class WindowAttention(nn.Module):
         q, k, v = tiles.permute(2, 0, 3, 1, 4)  # B*T/L heads L depth
         q = q * self.scale
         if windows.query is not None and windows.key is not None:
-            q = torch.cat((q, windows.query.to(q.dtype).repeat(batch, self.heads, 1, 1)), -1)
-            k = torch.cat((k, windows.key.to(k.dtype).repeat(batch, self.heads, 1, 1)), -1)
-        bias = self.position_bias().to(q.dtype)  # autocast would make the logits float32
+            q = with_codes(q, windows.query.repeat(batch, 1, 1, 1), self.depth)
+            k = with_codes(k, windows.key.repeat(batch, 1, 1, 1), self.depth)
+        bias = self.position_bias(windows.pairs).to(
+            q.dtype
+        )  # autocast would make the logits float32
         y = (q @ k.transpose(-2, -1) + bias).softmax(-1) @ v
         y = y.transpose(1, 2).reshape(batch, tokens, -1).index_select(1, windows.rank)
         out: Tensor = self.proj(y)

@@ -20,20 +20,20 @@ NO_KEY = -1e4
 def category_rank(category: Tensor, categories: int) -> Tensor:
     """Return where each token stands once tokens are sorted, stably, by category.
 
-    category: int64 B N in [0, categories), N >= 1 -> int64 B N, the inverse of the order.
+    category: int64 ... N in [0, categories), N >= 1 -> int64 ... N, the inverse of the order.
     """
     index = category.unsqueeze(-1)
     member = (index == torch.arange(categories, device=category.device)).int()
-    upto = member.cumsum(1, dtype=torch.int32)  # B N K: tokens of category k among the first n + 1
-    total = upto.select(1, -1).unsqueeze(1)  # a slice costs an engine 26 layers, this two
-    before = total.cumsum(2, dtype=torch.int32) - total  # B 1 K: tokens of smaller categories
-    return ((upto + before).gather(2, index).squeeze(2) - 1).long()
+    upto = member.cumsum(-2, dtype=torch.int32)  # N K: tokens of category k among the first n + 1
+    total = upto.select(-2, -1).unsqueeze(-2)  # a slice costs an engine 26 layers, this two
+    before = total.cumsum(-1, dtype=torch.int32) - total  # 1 K: tokens of smaller categories
+    return ((upto + before).gather(-1, index).squeeze(-1) - 1).long()
 
 
 def category_order(rank: Tensor) -> Tensor:
-    """Invert ``rank``: the token that stands at each position. int64 B N -> int64 B N."""
-    position = torch.arange(rank.shape[1], device=rank.device).expand_as(rank)
-    return position.scatter(1, rank, position)  # every place is written
+    """Invert ``rank``: the token that stands at each position. int64 ... N -> int64 ... N."""
+    position = torch.arange(rank.shape[-1], device=rank.device).expand_as(rank)
+    return position.scatter(-1, rank, position)  # every place is written
 
 
 class Groups(NamedTuple):
@@ -55,13 +55,16 @@ class Groups(NamedTuple):
     source: Tensor | None = None
     """int64 n + 1, with an int64 ``active``: those and one spare, so that nothing is empty at
     n = 0. The spare is token 0."""
-    spare: Tensor | None = None
-    """bool n + 1: True at the spare."""
+    floor: Tensor | None = None
+    """Least category of each token, ``categories`` where it does not take part, else 0: int64 n + 1
+    with ``source``, B T with a bool ``active``."""
     kept: Tensor | None = None
     """int64 n: all of ``source`` but the spare."""
 
 
-def group_tokens(active: Tensor | None, tokens: int, group: int, like: Tensor) -> Groups:
+def group_tokens(
+    active: Tensor | None, tokens: int, group: int, categories: int, like: Tensor
+) -> Groups:
     """Plan the groups of a picture of ``tokens`` tokens, on the device of ``like``.
 
     active: see ``Groups``. The channels have the dtype of ``like``.
@@ -72,14 +75,15 @@ def group_tokens(active: Tensor | None, tokens: int, group: int, like: Tensor) -
     if active.dtype == torch.bool:
         count = active.sum(1, keepdim=True)
         place, is_key = group_places(count, group * group_count(tokens, group), group)
-        return Groups(place, *_channels(is_key, group, like), active)
+        floor = (~active).long() * categories
+        return Groups(place, *_channels(is_key, group, like), active, floor=floor)
     number = active.shape[0]
     count = torch.full((1, 1), number, device=active.device)
     place, is_key = group_places(count, group * group_count(number, group), group)
     position = torch.arange(number + 1, device=active.device)
     channels = _channels(is_key, group, like)
-    spare = position == number
-    return Groups(place, *channels, active, pad(active, (0, 1)), spare, position[:-1])
+    floor = (position == number).long() * categories
+    return Groups(place, *channels, active, pad(active, (0, 1)), floor, position[:-1])
 
 
 def _channels(is_key: Tensor, group: int, like: Tensor) -> tuple[Tensor, Tensor]:

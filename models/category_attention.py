@@ -12,19 +12,23 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .attention import with_codes
 from .category import Groups, category_order, category_rank
 
 
 class GroupSoftmax(nn.Module):
     """softmax(e^s q k^T) within groups. It owns no parameters; precision islands name it."""
 
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.depth = depth
+
     def forward(self, query: Tensor, key: Tensor, logit_scale: Tensor, groups: Groups) -> Tensor:
         """query, key: G heads L D; logit_scale: 1 1 -> G heads L L."""
         query = query * logit_scale.clamp(max=math.log(100)).exp()
         if groups.query is not None and groups.key is not None:
-            heads = (-1, query.shape[1], -1, -1)
-            query = torch.cat((query, groups.query.to(query.dtype).expand(heads)), -1)
-            key = torch.cat((key, groups.key.to(key.dtype).expand(heads)), -1)
+            query = with_codes(query, groups.query, self.depth)
+            key = with_codes(key, groups.key, self.depth)
         return (query @ key.transpose(-2, -1)).softmax(-1)
 
 
@@ -38,52 +42,56 @@ class CategoryAttention(nn.Module):
         self.heads, self.group, self.categories = heads, group, categories
         self.compensation = compensation
         self.logit_scale = nn.Parameter(torch.full((1, 1), math.log(10)))
-        self.softmax = GroupSoftmax()
+        self.softmax = GroupSoftmax(channels // heads)
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, qkv: Tensor, similarity: Tensor, window: Tensor, groups: Groups) -> Tensor:
         """qkv: B T 3C, similarity: B T K, window: B T C (SW-MSA's output) -> B T C."""
-        active = groups.active
-        if active is None:
-            order, rank = _sorted(similarity.argmax(-1), self.categories)
-            return self._attend(qkv, order, rank, groups)
         rest = window if self.compensation else torch.zeros_like(window)
-        if groups.source is None or groups.spare is None or groups.kept is None:
-            category = similarity.argmax(-1).masked_fill(~active, self.categories)
-            order, rank = _sorted(category, self.categories + 1)
-            y = self._attend(qkv, order, rank, groups)
-            return torch.where(active.unsqueeze(-1), y, rest)
-        category = similarity.index_select(1, groups.source).argmax(-1)
-        category = category.masked_fill(groups.spare, self.categories)
-        order, rank = _sorted(category, self.categories + 1)
-        order = groups.source.index_select(0, order[0]).unsqueeze(0)
-        y = self._attend(qkv, order, rank.index_select(1, groups.kept), groups)
-        return rest[0].index_copy(0, active, y[0]).unsqueeze(0)
+        if groups.source is not None or (groups.active is None and qkv.shape[0] == 1):
+            y = self._one(qkv.squeeze(0), similarity.squeeze(0), rest.squeeze(0), groups)
+            return y.unsqueeze(0)
+        return self._batch(qkv, similarity, rest, groups)
 
-    def _attend(self, qkv: Tensor, order: Tensor, rank: Tensor, groups: Groups) -> Tensor:
-        """Eq. 13 to 16. qkv: B T 3C; order: B M, the tokens as sorted -> B N C.
+    def _one(self, qkv: Tensor, similarity: Tensor, rest: Tensor, groups: Groups) -> Tensor:
+        """One picture, its active tokens gathered. T 3C, T K, T C -> T C."""
+        if groups.source is not None:
+            similarity = similarity.index_select(0, groups.source)
+        rank, order = self._sort(similarity, groups)
+        if groups.source is not None:
+            order = groups.source.index_select(0, order)
+        if groups.kept is not None:
+            rank = rank.index_select(0, groups.kept)
+        y = self._attend(qkv.index_select(0, order.index_select(0, groups.place[0])), groups)
+        y = self.proj(y.index_select(0, rank))
+        return y if groups.active is None else rest.index_copy(0, groups.active, y)
 
-        rank: B N, the sorted position whose output each of N tokens takes.
+    def _batch(self, qkv: Tensor, similarity: Tensor, rest: Tensor, groups: Groups) -> Tensor:
+        """Any number of pictures, shapes static. B T 3C, B T K, B T C -> B T C."""
+        batch, tokens, channels = rest.shape
+        rank, order = self._sort(similarity, groups)
+        slots = groups.place.shape[1]
+        first = torch.arange(batch, device=qkv.device).unsqueeze(1)
+        index = order.gather(1, groups.place.expand(batch, -1)) + first * tokens
+        y = self._attend(qkv.reshape(batch * tokens, -1).index_select(0, index.flatten()), groups)
+        y = y.index_select(0, (rank + first * slots).flatten())
+        y = self.proj(y.reshape(batch, tokens, channels))
+        return y if groups.active is None else torch.where(groups.active.unsqueeze(-1), y, rest)
+
+    def _sort(self, similarity: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
+        """Eq. 14: the sorted position of each token, and the order. ... N K -> int64 ... N, twice.
+
+        Tokens that do not take part come last.
         """
-        batch, slots = qkv.shape[0], groups.place.shape[1]
-        depth = qkv.shape[-1] // (3 * self.heads)
-        grouped = _rows(qkv, order.gather(1, groups.place.expand(batch, -1)))
-        grouped = grouped.reshape(-1, self.group, 3, self.heads, depth)
-        q, k, v = grouped.permute(2, 0, 3, 1, 4)  # B*G heads 128 depth
-        y = self.softmax(q, k, self.logit_scale, groups) @ v
-        out: Tensor = self.proj(_rows(y.transpose(1, 2).reshape(batch, slots, -1), rank))
-        return out
+        category, categories = similarity.argmax(-1), self.categories
+        if groups.floor is not None:
+            category, categories = torch.maximum(category, groups.floor), categories + 1
+        rank = category_rank(category, categories)
+        return rank, category_order(rank)
 
-
-def _sorted(category: Tensor, categories: int) -> tuple[Tensor, Tensor]:
-    """Return the order of tokens by category, and its inverse. int64 B N, twice."""
-    rank = category_rank(category, categories)
-    return category_order(rank), rank
-
-
-def _rows(x: Tensor, index: Tensor) -> Tensor:
-    """Gather rows per sample. B T C, int64 B N -> B N C."""
-    batch, tokens, channels = x.shape
-    if batch > 1:
-        index = index + torch.arange(batch, device=x.device).unsqueeze(1) * tokens
-    return x.reshape(-1, channels).index_select(0, index.reshape(-1)).reshape(batch, -1, channels)
+    def _attend(self, places: Tensor, groups: Groups) -> Tensor:
+        """Eq. 15, on the qkv of every place of every group. S 3C -> S C."""
+        depth = places.shape[-1] // (3 * self.heads)
+        q, k, v = places.reshape(-1, self.group, 3, self.heads, depth).permute(2, 0, 3, 1, 4)
+        y: Tensor = self.softmax(q, k, self.logit_scale, groups) @ v  # G heads 128 depth
+        return y.transpose(1, 2).reshape(places.shape[0], -1)

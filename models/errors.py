@@ -7,7 +7,7 @@ PpsrError                 1  something failed at run time
 |   +-- ArtefactError     2  the model file is not one this tool can run
 +-- PrecisionError        1  FP16 cannot hold what the weights ask for
 +-- ParityError           3  an exported graph does not do what the network does
-+-- BackendUnavailable    4  a package or a device is missing
++-- BackendUnavailable    4  a package or a device is missing, or is not the one it must be
 """
 
 from __future__ import annotations
@@ -48,6 +48,6 @@ class ParityError(PpsrError):
 
 
 class BackendUnavailable(PpsrError):
-    """A package, provider or device that the request needs is not there."""
+    """A package, provider or device that the request needs is not there, or does not fit."""
 
     exit_code = 4

@@ -94,7 +94,7 @@ def colour_labels(
     One minimum finds the centre and settles ties: it is taken of 256 score + index.
     """
     offset, weight = score_table(centres)
-    # Integers below 2^36: exact in float64, whose matrix product is numpy's fastest way.
+    # Integers below 2^33: exact in float64, whose matrix product is numpy's fastest way.
     rows = np.column_stack([-256.0 * weight, 256.0 * offset + np.arange(len(offset))])
     colours = rgb.reshape(-1, 3)
     label = np.empty(len(colours), dtype=np.uint8)
@@ -112,9 +112,8 @@ def pure_windows(labels: npt.NDArray[Any], window: int = WINDOW) -> npt.NDArray[
     # Rows first: whole lines are compared, several times as fast as both axes at once.
     lines = labels.reshape(height // window, window, width)
     tiles = (height // window, width // window, window)
-    pure: npt.NDArray[np.bool_] = (
-        lines.max(1).reshape(tiles).max(2) == lines.min(1).reshape(tiles).min(2)
-    )
+    highest, lowest = lines.max(1).reshape(tiles), lines.min(1).reshape(tiles)
+    pure: npt.NDArray[np.bool_] = highest.max(2) == lowest.min(2)
     return pure.repeat(window, 0).repeat(window, 1)
 
 
@@ -170,3 +169,10 @@ def purity_mask(
 def active_tokens(pure: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Equation 11: raster indices of the pixels that are not pure. bool H W -> int64 n."""
     return np.flatnonzero(~pure)
+
+
+def pure_mask(active: npt.NDArray[np.int64], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Undo ``active_tokens``: int64 n -> bool H W, True = pure."""
+    pure = np.ones(shape, dtype=np.bool_)
+    pure.reshape(-1)[active] = False
+    return pure

@@ -18,6 +18,12 @@ T = TypeVar("T")
 INPUT, ACTIVE, OUTPUT = "input", "active", "output"
 """Tensor names. ``input`` and ``output`` are what other super-resolution tools look for."""
 
+COUNT = "count"
+"""Of a routing engine: int32, one element, how many entries of its output ``active`` are valid.
+
+``active`` has H*W entries there, int64; the valid ones come first, in rising order.
+"""
+
 
 @dataclass(frozen=True)
 class Artefact:
@@ -26,12 +32,18 @@ class Artefact:
     model: ModelName
     scale: int
     form: Form
-    precision: Precision
+    precision: Precision | Literal["unknown"]
+    """"unknown": of a plan that came without its description."""
     opset: int
     weights_sha256: str
     version: str
     """Version of ppsr that made the file."""
     pure_pass: PurePass | None = None
+
+    @property
+    def takes_active(self) -> bool:
+        """Whether the graph has the input ``active``: routed, and with something to route."""
+        return self.form == "routed" and self.pure_pass is not None
 
     @property
     def stem(self) -> str:

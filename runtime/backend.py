@@ -14,6 +14,8 @@ from .artefact import Artefact
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Device = Literal["auto", "cpu", "cuda"]
+ROUTING = "routing_milliseconds"
+"""Among the outputs of a backend that routes on its device: how long that took."""
 MAX_THREADS = 1024
 """Backends start as many as they are told, and fail where the system has no more."""
 
@@ -29,10 +31,15 @@ class Backend(Protocol):
     def device(self) -> str:
         """Where it runs, as a user would say it: "CPU", "CUDA"."""
 
+    @property
+    def wants_active(self) -> bool:
+        """Whether ``run`` must be told the active tokens; else graph or device finds its own."""
+
     def run(self, feed: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Run once. ``input`` float32 1 3 H W, ``active`` int64 n -> ``output`` 1 3 S*H S*W.
 
-        H and W are multiples of 16.
+        H and W are multiples of 16. A backend that routes on its device also returns ``active``,
+        int64 n in rising order, and ``ROUTING``, float64 without axes.
         """
 
     def close(self) -> None:

@@ -20,7 +20,10 @@ from .metrics import psnr
 from .upscaler import Upscaler
 from .versions import installed
 
-PACKAGES = ("ppsr", "numpy", "onnxruntime", "onnxruntime-gpu")
+PACKAGES = (
+    *("ppsr", "numpy", "onnxruntime", "onnxruntime-gpu"),
+    *("tensorrt", "tensorrt-rtx", "cuda-bindings"),
+)
 
 
 @dataclass(frozen=True)

@@ -27,20 +27,31 @@ from .upscaler import Upscaler
 )
 @device_option
 @threads_option
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="Run a .plan without its .json beside it. A plan is code: only one that you built.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing when all went well.")
 @click.version_option(package_name="ppsr")
 @reports_errors
 def main(
-    model: Path, image: Path, output: Path | None, device: Device, threads: int | None, quiet: bool
+    model: Path,
+    image: Path,
+    output: Path | None,
+    device: Device,
+    threads: int | None,
+    trust: bool,
+    quiet: bool,
 ) -> None:
-    """Make IMAGE larger with MODEL, an .onnx file of ppsr-export.
+    """Make IMAGE larger with MODEL, an .onnx file or a .plan of ppsr-export.
 
     IMAGE is 8-bit RGB: PNG, JPEG, WebP or TIFF. Its orientation is applied and its colour profile
     kept; EXIF, GPS and XMP are dropped. An output that exists already is replaced; IMAGE itself
     never is.
     """
     picture = read_picture(image)
-    with Upscaler.open(model, device, threads) as up:
+    with Upscaler.open(model, device, threads, trust) as up:
         target = output or image.with_name(f"{image.stem}_x{up.scale}{image.suffix}")
         height, width = picture.rgb.shape[:2]
         check_picture_target(target, (up.scale * height, up.scale * width))

@@ -62,6 +62,7 @@ class EagerBackend(Closing):
             version=own_version(),
             pure_pass=network.config.pure_pass,
         )
+        self.wants_active = self.artefact.takes_active
         self._threads = threads
         self._network: ATD | None = network
 

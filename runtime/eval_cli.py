@@ -83,7 +83,7 @@ def main(
     \b
     MODEL is one of
       bicubic                    the baseline
-      FILE.onnx                  an exported model
+      FILE.onnx, FILE.plan       an exported model
       FILE.pth, .safetensors     a checkpoint of ATD-light v1, run by torch
       default                    the shipped weights, run by torch
       pp-atd-light:CHECKPOINT    with the mask

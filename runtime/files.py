@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old file or the new one, never a part."""
+"""Files that are whole: a reader sees the old one or the new one, and none that is empty."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ppsr.models.errors import PpsrError, UsageError
+from ppsr.models.errors import ArtefactError, PpsrError, UsageError
 
 
 @contextmanager
@@ -83,3 +83,17 @@ def check_target(path: Path) -> None:
             raise UsageError(f"cannot write {path}: it is {kind}")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def require_readable(path: Path) -> None:
+    """Raise ArtefactError unless ``path`` is a file that can be opened and is not empty."""
+    try:
+        if path.is_dir():
+            raise ArtefactError(f"{path} is a folder; give a model file")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise ArtefactError(f"{path} is empty; give a model file that ppsr-export made")
+    except OSError as error:
+        raise ArtefactError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:  # A name that no file can have.
+        raise ArtefactError(f"cannot read {str(path)!r}: {error}") from error

@@ -23,7 +23,7 @@ from .upscaler import CHECKPOINTS, ENGINES, Result, Upscaler, open_backend
 
 BICUBIC, DEFAULT = "bicubic", "default"
 ACCEPTED = (
-    f"{BICUBIC}, {DEFAULT}, or a file that ends in .onnx, {', '.join(CHECKPOINTS[:-1])} "
+    f"{BICUBIC}, {DEFAULT}, or a file that ends in .onnx, .plan, {', '.join(CHECKPOINTS[:-1])} "
     f"or {CHECKPOINTS[-1]}"
 )
 

@@ -17,6 +17,7 @@ from ppsr.models.errors import ArtefactError, BackendUnavailable, PpsrError
 
 from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
 from .backend import Arrays, Closing, Device, require_options
+from .files import require_readable
 
 FATAL = 4
 """Severity below which onnxruntime keeps silent: what fails comes as an exception."""
@@ -63,8 +64,8 @@ class OrtBackend(Closing):
         self.artefact = Artefact.from_metadata(
             session.get_modelmeta().custom_metadata_map, str(path)
         )
-        routed = self.artefact.form == "routed" and self.artefact.pure_pass is not None
-        expected = sorted([INPUT, ACTIVE, OUTPUT] if routed else [INPUT, OUTPUT])
+        self.wants_active = self.artefact.takes_active
+        expected = sorted([INPUT, ACTIVE, OUTPUT] if self.wants_active else [INPUT, OUTPUT])
         found = sorted(tensor.name for tensor in (*session.get_inputs(), *session.get_outputs()))
         if found != expected:
             raise ArtefactError(
@@ -96,20 +97,6 @@ class OrtBackend(Closing):
         """Free the model, after what still runs. A second call does nothing."""
         self._worker.shutdown()
         self._session = None
-
-
-def require_readable(path: Path) -> None:
-    """Raise ArtefactError unless ``path`` is a file that can be opened and is not empty."""
-    try:
-        if path.is_dir():
-            raise ArtefactError(f"{path} is a folder; give a model file")
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise ArtefactError(f"{path} is empty; give a model file that ppsr-export made")
-    except OSError as error:
-        raise ArtefactError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:  # A name that no file can have.
-        raise ArtefactError(f"cannot read {str(path)!r}: {error}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ppsr.models.errors import BackendUnavailable, PictureError, PpsrError, UsageError
-from ppsr.models.pure_pass import active_tokens, pad_to_grid
+from ppsr.models.pure_pass import active_tokens, pad_to_grid, pure_mask
 
 from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
-from .backend import Backend, Closing, Device
+from .backend import ROUTING, Backend, Closing, Device, require_options
 from .memory import require_memory
 
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
@@ -30,11 +30,14 @@ class Result:
     pure: float | None
     """Share of the pixels that skip category attention; None for a model without Pure-Pass."""
     milliseconds: float
-    """The model and, where the host does it, routing; no padding, conversion or rounding."""
+    """The model and routing, wherever it is done; no padding, conversion or rounding.
+
+    On a device also the picture's way there and back.
+    """
     routing_milliseconds: float | None
     """The part of ``milliseconds`` spent on routing; None, unknown, where the graph routes itself.
 
-    0 for a model without Pure-Pass.
+    0 for a model without Pure-Pass. On a device: its own time, without the picture's way there.
     """
 
 
@@ -46,13 +49,18 @@ class Upscaler(Closing):
 
     @classmethod
     def open(
-        cls, path: str | Path, device: Device = "auto", threads: int | None = None
+        cls,
+        path: str | Path,
+        device: Device = "auto",
+        threads: int | None = None,
+        trust: bool = False,
     ) -> Upscaler:
         """Load a model file that ppsr-export made.
 
+        ``trust`` runs a plan without its description: a plan is code, so only one you built.
         Raises UsageError (ArtefactError for a bad file) or BackendUnavailable.
         """
-        return cls(open_backend(Path(path), device, threads))
+        return cls(open_backend(Path(path), device, threads, trust))
 
     @property
     def artefact(self) -> Artefact:
@@ -93,23 +101,28 @@ class Upscaler(Closing):
         mask, settings = None, self.artefact.pure_pass
         routing = None if settings else 0.0
         start = time.perf_counter()
-        if self.artefact.form == "routed" and settings:
+        if self._backend.wants_active and settings:
             mask = settings.mask(padded)
             feed[ACTIVE] = active_tokens(mask)
             routing = (time.perf_counter() - start) * 1000
-        output = self._backend.run(feed)[OUTPUT]
+        outputs = self._backend.run(feed)
         stop = time.perf_counter()
-        if mask is None and settings:
+        if ROUTING in outputs:
+            routing = float(outputs[ROUTING])
+            mask = pure_mask(outputs[ACTIVE], padded.shape[:2])
+        elif mask is None and settings:
             mask = settings.mask(padded)
         return Result(
-            rgb=_to_picture(output, padded.shape, rgb.shape, self.scale),
+            rgb=_to_picture(outputs[OUTPUT], padded.shape, rgb.shape, self.scale),
             pure=None if mask is None else float(mask[:height, :width].mean()),
             milliseconds=(stop - start) * 1000,
             routing_milliseconds=routing,
         )
 
 
-def open_backend(path: Path, device: Device = "auto", threads: int | None = None) -> Backend:
+def open_backend(
+    path: Path, device: Device = "auto", threads: int | None = None, trust: bool = False
+) -> Backend:
     """Load a model file with the backend its suffix asks for. Raises as ``Upscaler.open`` does."""
     suffix = path.suffix.lower()
     if suffix in CHECKPOINTS:
@@ -117,11 +130,19 @@ def open_backend(path: Path, device: Device = "auto", threads: int | None = None
             f"{path} is a checkpoint, not a model file; export it first with ppsr-export"
         )
     if suffix in ENGINES:
-        raise BackendUnavailable(
-            f"{path}: TensorRT engines are not supported yet; run the .onnx file instead"
-        )
+        require_options(device, threads)
+        if device == "cpu":
+            raise UsageError(f"{path} is a TensorRT engine; on the CPU run the .onnx file instead")
+        try:
+            from .trt import TrtBackend
+        except ImportError as error:
+            raise BackendUnavailable(
+                f"{path} needs cuda-bindings and TensorRT: pip install 'ppsr[rtx]' "
+                "(or 'ppsr[tensorrt]')"
+            ) from error
+        return TrtBackend(path, trust=trust)
     if suffix != ".onnx":
-        raise UsageError(f"expected a model file that ends in .onnx, got {path}")
+        raise UsageError(f"expected a model file that ends in .onnx or .plan, got {path}")
     try:
         from .ort import OrtBackend
     except ImportError as error:

@@ -18,10 +18,11 @@ import torch
 from ppsr.calibration.photo import sample_photo
 from ppsr.export import export, pipeline
 from ppsr.export.options import ExportOptions, Profile
-from ppsr.export.pipeline import export_model, sidecar_path
+from ppsr.export.pipeline import export_model
 from ppsr.models.errors import CheckpointError, ParityError, PpsrError, UsageError
 from ppsr.runtime import Upscaler
 from ppsr.runtime.artefact import Artefact
+from ppsr.runtime.sidecar import sidecar_path
 
 STEMS = ("pp-atd-light_x2_fp32", "pp-atd-light_x2_fp32_routed")
 

@@ -13,11 +13,13 @@ from hypothesis.extra.numpy import arrays
 from ppsr.models import purity_mask
 from ppsr.models.config import PurePass
 from ppsr.models.pure_pass import (
+    BLOCK,
     CENTRES,
     LARGEST,
     active_tokens,
     colour_labels,
     pad_to_grid,
+    pure_mask,
     pure_pixels,
     pure_windows,
 )
@@ -285,3 +287,15 @@ few_colours = arrays(
 def test_any_picture_gives_the_papers_mask(index, shift):
     rgb = np.array(COLOURS, dtype=np.uint8)[index]
     np.testing.assert_array_equal(purity_mask(rgb, shift=shift), exact_mask(rgb, shift))
+
+
+def test_labels_do_not_depend_on_the_block_they_are_made_in() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (3, BLOCK - 7, 3), dtype=np.uint8)
+    parts = [colour_labels(rgb[row : row + 1]) for row in range(3)]
+    np.testing.assert_array_equal(colour_labels(rgb), np.concatenate(parts))
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_the_mask_comes_back_from_the_active_tokens(share: float) -> None:
+    pure = np.random.default_rng(0).random((16, 32)) < share
+    np.testing.assert_array_equal(pure_mask(active_tokens(pure), pure.shape), pure)

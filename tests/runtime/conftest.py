@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,64 @@ from skimage import data
 
 from ppsr.models.config import PurePass
 from ppsr.runtime.artefact import Artefact
+from ppsr.runtime.sidecar import Plan, Sidecar, routing_path, sha256, sidecar_path
 
 Rgb = npt.NDArray[np.uint8]
+
+_spec = spec_from_file_location("fake_gpu", Path(__file__).with_name("fake_gpu.py"))
+assert _spec
+assert _spec.loader
+fake_gpu: Any = module_from_spec(_spec)
+_spec.loader.exec_module(fake_gpu)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A machine with a GPU, CUDA and both TensorRT, all of them fakes: see fake_gpu.py."""
+    yield fake_gpu.install(monkeypatch)
+    fake_gpu.forget()
+
+
+@pytest.fixture(scope="session")
+def write_plan(identity: Callable[..., Artefact]) -> Callable[..., Path]:
+    """``write_plan(path, plan={...}, described={...}, model=...)``: a plan for the fakes.
+
+    ``plan`` changes what the engine is, ``described`` what its sidecar says; None: no sidecar.
+    """
+
+    def write(
+        path: Path,
+        *,
+        plan: dict[str, Any] | None = None,
+        described: Mapping[str, Any] | None = MappingProxyType({}),
+        **options: Any,
+    ) -> Path:
+        artefact = identity(**{"form": "routed", **options})
+        tensors = {"input": "FLOAT", "output": "FLOAT"}
+        if artefact.takes_active:
+            tensors["active"] = "INT64"
+        data = fake_gpu.plan_bytes(**{"scale": artefact.scale, "tensors": tensors, **(plan or {})})
+        path.write_bytes(data)
+        if described is not None:
+            own = Plan("tensorrt-rtx", "1.7.1.116", sha256(data))
+            sidecar = Sidecar(artefact, onnx_sha256="0" * 64, plan=replace(own, **described))
+            sidecar_path(path).write_text(sidecar.to_text())
+        return path
+
+    return write
+
+
+ROUTER = {"kind": "router", "tensors": {"input": "FLOAT", "active": "INT64", "count": "INT32"}}
+
+
+@pytest.fixture(scope="session")
+def write_router(write_plan: Callable[..., Path]) -> Callable[..., Path]:
+    """``write_router(path, count=...)``: the routing engine that belongs to the plan ``path``."""
+
+    def write(path: Path, **changes: Any) -> Path:
+        return write_plan(routing_path(path), plan={**ROUTER, **changes})
+
+    return write
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +103,8 @@ class FakeBackend:
     def __init__(self, artefact: Artefact, error: BaseException | None = None) -> None:
         self.artefact = artefact
         self.device = "CPU"
+        self.wants_active = artefact.takes_active
+        self.found: dict[str, npt.NDArray[Any]] = {}
         self.feeds: list[dict[str, npt.NDArray[Any]]] = []
         self.error = error
         self.closed = False
@@ -54,7 +115,8 @@ class FakeBackend:
         if self.error is not None:
             raise self.error
         scale = self.artefact.scale
-        return {"output": self.change(feed["input"].repeat(scale, 2).repeat(scale, 3))}
+        output = self.change(feed["input"].repeat(scale, 2).repeat(scale, 3))
+        return {"output": output, **self.found}
 
     def close(self) -> None:
         self.closed = True

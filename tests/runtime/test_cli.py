@@ -92,7 +92,7 @@ REFUSED = {
     "picture as model": (("photo.png", "photo.png"), 2, "ends in .onnx"),
     "no model": (("no.onnx", "photo.png"), 2, "cannot read no.onnx: No such file"),
     "checkpoint": (("w.pth", "photo.png"), 2, "export it first with ppsr-export"),
-    "engine": (("e.plan", "photo.png"), 4, "not supported yet; run the .onnx"),
+    "engine on the CPU": (("e.plan", "photo.png", "--device", "cpu"), 2, "run the .onnx file"),
     "cuda": (("m.onnx", "photo.png", "--device", "cuda"), 4, "CUDA was asked for"),
     "device": (("m.onnx", "photo.png", "--device", "tpu"), 2, "'tpu' is not one of"),
     "threads": (("m.onnx", "photo.png", "--threads", "0"), 2, "0 is not in the range"),

@@ -125,7 +125,7 @@ REFUSED = {
     "scale": (("m.onnx", "--scale", "3", "--data", "set"), 2, "models for x3, got one for x2: m"),
     "scales": (("x3.onnx", "m.onnx", "--data", "set"), 2, "models for x3, got one for x2: m"),
     "scale 5": (("bicubic", "--scale", "5", "--data", "set"), 2, "'5' is not one of"),
-    "engine": (("e.plan", "--data", "set"), 4, "TensorRT engines are not supported yet"),
+    "engine": (("e.plan", "--data", "set", "--device", "cpu"), 2, "run the .onnx file instead"),
     "not a model": (("set/a.png", "--data", "set"), 2, "expected bicubic, default, or a file that"),
     "prefix": (("atd-light:m.onnx", "--data", "set"), 2, "goes before a checkpoint only"),
     "no file": (("no.onnx", "--data", "set"), 2, "cannot read no.onnx"),

@@ -122,8 +122,6 @@ def test_too_large_a_picture_is_refused_before_the_model_runs(
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("a.plan", BackendUnavailable, r"not supported yet; run the \.onnx"),
-        ("a.ENGINE", BackendUnavailable, "not supported yet"),
         ("a.pth", UsageError, "is a checkpoint.*export it first with ppsr-export"),
         ("a.safetensors", UsageError, "export it first"),
         ("a.png", UsageError, r"ends in \.onnx"),
@@ -133,6 +131,36 @@ def test_too_large_a_picture_is_refused_before_the_model_runs(
 def test_other_model_files_are_refused(name: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Upscaler.open(name)
+
+
+@pytest.mark.parametrize("name", ["a.plan", "a.ENGINE", "a.trt"])
+def test_an_engine_does_not_run_on_the_cpu(name: str) -> None:
+    with pytest.raises(UsageError, match=r"is a TensorRT engine; on the CPU run the \.onnx file"):
+        Upscaler.open(name, device="cpu")
+    with pytest.raises(UsageError, match="a device of auto, cpu, cuda, got 'tpu'"):
+        Upscaler.open(name, device="tpu")  # type: ignore[arg-type]
+
+
+def test_a_missing_cuda_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("cuda", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for name in ("trt", "engine", "plan", "cuda"):
+        monkeypatch.delitem(sys.modules, f"ppsr.runtime.{name}", raising=False)
+        monkeypatch.delattr(f"ppsr.runtime.{name}", raising=False)
+    with pytest.raises(BackendUnavailable, match=r"pip install 'ppsr\[rtx\]' \(or 'ppsr\[tens"):
+        upscaler.open_backend(Path("a.plan"))
+
+
+def test_a_backend_that_routes_is_not_told_and_tells(photo: Callable, fake: Callable) -> None:
+    rgb = photo("coffee", 61, 83)
+    active = active_tokens(pure_pixels(pad_to_grid(rgb)))
+    backend = fake(form="routed")
+    backend.wants_active = False
+    backend.found = {"active": active, "routing_milliseconds": np.array(0.25)}
+    result = Upscaler(backend).upscale(rgb)
+    assert list(backend.feeds[0]) == ["input"]
+    assert result.pure == purity_mask(rgb).mean()
+    assert result.routing_milliseconds == 0.25
 
 
 def test_a_missing_onnxruntime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
