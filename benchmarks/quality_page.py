@@ -43,7 +43,7 @@ Made by `python benchmarks/quality.py page` from the JSON in `benchmarks/results
 
 PSNR (dB) and SSIM of the luma, as the papers measure them and as `ppsr-eval` does: low resolution
 by MATLAB's bicubic imresize, luma rounded, a border of `scale` pixels left out, grey pictures
-expanded to RGB. The papers' code seems to leave the luma unrounded, which gives up to 0.03 dB more;
+expanded to RGB. The papers' code seems to leave the luma unrounded, which gives a little more;
 that figure stands in brackets. The network ran in FP32 in torch.
 """
 
