@@ -92,8 +92,8 @@ class EagerBackend(Closing):
 def _keep_freed_memory() -> None:
     """Tell glibc not to give memory back after each tensor; elsewhere this does nothing.
 
-    Tensors of attention are large: each would be mapped and cleared anew. Set5 x2 takes 12 s
-    instead of 27 s (two cores of an AMD EPYC, torch 2.13).
+    Tensors of attention are large: each would be mapped and cleared anew. `ppsr-eval` of Set5 x2
+    takes 14 s instead of 27 s (two cores of an AMD EPYC, torch 2.13).
     """
     mmap_max, trim_threshold = -4, -1  # glibc's M_MMAP_MAX, M_TRIM_THRESHOLD
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
