@@ -43,7 +43,7 @@ Made by `python benchmarks/quality.py page` from the JSON in `benchmarks/results
 
 PSNR (dB) and SSIM of the luma, as the papers measure them and as `ppsr-eval` does: low resolution
 by MATLAB's bicubic imresize, luma rounded, a border of `scale` pixels left out, grey pictures
-expanded to RGB. The papers' code seems to leave the luma unrounded, which gives up to 0.03 dB more;
+expanded to RGB. The papers' code seems to leave the luma unrounded, which gives a little more;
 that figure stands in brackets. The network ran in FP32 in torch.
 """
 
@@ -155,8 +155,9 @@ def _training() -> str:
 ![Validation PSNR over training time](training.svg)
 
 {_table(head, rows)}
-Every run starts from the shipped weights before it, on the pictures named in
-[the model card](../models/MODEL_CARD.md), and was shipped because it was better on Set5 and B100.
+x2_0 are the weights the project began with, made before `ppsr-train`. A later run starts from the
+shipped weights before it, on the pictures named in [the model card](../models/MODEL_CARD.md), and
+is shipped only if it is better on Set5 and B100.
 
 What remains to the paper is training: the x2 runs have seen {pixels / 1e6:,.0f} million
 low-resolution pixels, {100 * pixels / PAPER_PIXELS:.2f} % of the paper's

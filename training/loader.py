@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 
 import torch
 from torch import Tensor
+
+from ppsr.runtime.backend import Closing
 
 from .patches import Batch, Patches
 
@@ -15,7 +16,7 @@ AHEAD = 3
 """Batches under way while one is trained on."""
 
 
-class Loader:
+class Loader(Closing):
     """``take(step)`` in ascending order, from any step on. A context manager."""
 
     def __init__(
@@ -47,13 +48,6 @@ class Loader:
         levels = torch.as_tensor(rgb).to(self._device, non_blocking=True)
         return levels.permute(0, 3, 1, 2).contiguous().float() / 255
 
-    def __enter__(self) -> Loader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop making batches."""
         self._pool.shutdown(cancel_futures=True)

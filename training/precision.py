@@ -51,8 +51,8 @@ def _keep_softmax_in_bfloat16() -> None:
     """Take softmax off the list of what CPU autocast computes in float32, for this process.
 
     The attention matrices are the bulk of all bytes, and the products before and after them are
-    bfloat16 anyway. A step of 8 patches of 32 x 32 takes 1.1 s instead of 2.0 s (two cores of an
-    AMD EPYC, torch 2.13).
+    bfloat16 anyway. With it a step of 8 patches of 32 x 32 takes about 1.1 s (two cores of an AMD
+    EPYC, torch 2.13; benchmarks/results/training/x2_1.csv).
     """
     global _library
     if _library is None:
