@@ -1,7 +1,11 @@
-"""From a checkpoint to verified ONNX files. Needs the extras ``export`` and ``cpu`` or ``gpu``."""
+"""From a checkpoint to verified ONNX files and TensorRT engines.
+
+Needs the extras ``export`` and ``cpu`` or ``gpu``; for engines ``rtx`` or ``tensorrt`` too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +15,7 @@ if TYPE_CHECKING:
     from ppsr.models.config import ModelName, PurePass
     from ppsr.runtime.artefact import Form
 
-    from .options import Profile
+    from .options import Profile, Target
 
 __all__ = ["export"]
 
@@ -27,17 +31,19 @@ def export(
     output: str | Path = "artifacts",
     atol: float = 1e-5,
     verify: bool = True,
-    profile: Profile | None = None,
+    target: Target = "auto",
+    profiles: Sequence[Profile] | None = None,
+    inspect: bool = False,
     pure_pass: PurePass | None = None,
 ) -> list[Path]:
     """Export a model and return the paths of the files, as ``ppsr-export`` does.
 
-    The arguments are the fields of ``ppsr.export.options.ExportOptions``; ``profile`` None is the
-    default one. Raises UsageError, CheckpointError for the weights, BackendUnavailable where an
-    extra is missing, PrecisionError where FP16 cannot hold the weights, ParityError where a graph
-    does not do what the network does.
+    The arguments are the fields of ``ppsr.export.options.ExportOptions``; ``profiles`` None are
+    the default ones. Raises UsageError, CheckpointError for the weights, BackendUnavailable where
+    an extra or the ``target`` is missing, PrecisionError where FP16 cannot hold the weights,
+    ParityError where a graph does not do what the network does.
     """
-    from .options import ExportOptions, Profile
+    from .options import DEFAULT_PROFILES, ExportOptions
 
     options = ExportOptions(
         scale=scale,
@@ -49,10 +55,12 @@ def export(
         output=Path(output),
         atol=atol,
         verify=verify,
-        profile=profile or Profile(),
+        target=target,
+        profiles=DEFAULT_PROFILES if profiles is None else tuple(profiles),
+        inspect=inspect,
         pure_pass=pure_pass,
     )
-    return [made.path for made in load_pipeline().export_model(options)]
+    return list(load_pipeline().export_model(options).paths)
 
 
 def load_pipeline() -> Any:

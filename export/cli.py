@@ -1,4 +1,4 @@
-"""ppsr-export: from a checkpoint to verified ONNX files."""
+"""ppsr-export: from a checkpoint to verified ONNX files and engines."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from ppsr.models.config import MODEL_NAMES, SCALES
 from ppsr.runtime.command import reports_errors
+from ppsr.runtime.sidecar import Size
 
 from . import load_pipeline
 from .engine import why_no_engine
-from .options import FORMS, OPSETS, ExportOptions, Profile, Size
+from .layers import summary
+from .options import DEFAULT_PROFILES, FORMS, OPSETS, TARGETS, ExportOptions, Profile
 
 if TYPE_CHECKING:
     from .pipeline import Exported
+    from .plans import Planned
 
 Command = Callable[..., Any]
 
 
-def _shape(_context: click.Context, _option: click.Parameter, value: str) -> Size:
+def _shape(_context: click.Context, _option: click.Parameter, value: str | None) -> Size | None:
     """Read HEIGHTxWIDTH."""
+    if value is None:
+        return None
     try:
         height, width = map(int, value.lower().split("x"))
     except ValueError:
@@ -39,10 +45,16 @@ def _shape_option(name: str, default: Size) -> Callable[[Command], Command]:
     return click.option(
         f"--{name}-shape",
         metavar="HxW",
-        default="{}x{}".format(*default),
+        show_default="of three profiles; with one given {}x{}".format(*default),
         callback=_shape,
-        help=f"{name.capitalize()} LR size of a later engine.",
+        help=f"{name.capitalize()} LR size of the engine.",
     )
+
+
+def _profiles(shapes: dict[str, Size | None]) -> tuple[Profile, ...]:
+    """One profile of the shapes that were given; without any the default ones."""
+    given = {name: shape for name, shape in shapes.items() if shape}
+    return (Profile(**given),) if given else DEFAULT_PROFILES
 
 
 @click.command(context_settings={"show_default": True})
@@ -60,6 +72,13 @@ def _shape_option(name: str, default: Size) -> Callable[[Command], Command]:
 @click.option("--opset", type=click.Choice([str(o) for o in OPSETS]), default=str(OPSETS[0]))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("artifacts"))
 @click.option("--atol", type=float, default=1e-5, help="Largest FP32 difference allowed.")
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="auto",
+    help="ONNX files are always made; auto builds an engine too where a TensorRT is installed.",
+)
+@click.option("--inspect", is_flag=True, help="Write every layer of the engine with its precision.")
 @click.option("--no-verify", is_flag=True, help="Do not run the files on real pictures.")
 @_shape_option("min", Profile.min)
 @_shape_option("opt", Profile.opt)
@@ -67,35 +86,47 @@ def _shape_option(name: str, default: Size) -> Callable[[Command], Command]:
 @click.version_option(package_name="ppsr")
 @reports_errors
 def main(scale: str, opset: str, no_verify: bool, **values: Any) -> None:
-    """Export PP-ATD-light or ATD-light to ONNX: traced, simplified, verified, described.
+    """Export PP-ATD-light or ATD-light to ONNX and TensorRT: traced, verified, described.
 
     Two forms: self-contained (any picture from 16 x 16 up -> picture, for any ONNX tool) and routed
     (padded picture and active tokens -> picture, what engines are built from).
     """
-    profile = Profile(*(values.pop(f"{name}_shape") for name in ("min", "opt", "max")))
+    profiles = _profiles({name: values.pop(f"{name}_shape") for name in ("min", "opt", "max")})
     options = ExportOptions(
-        scale=int(scale), opset=int(opset), verify=not no_verify, profile=profile, **values
+        scale=int(scale), opset=int(opset), verify=not no_verify, profiles=profiles, **values
     )
     console = Console()
+    bar = Progress(TextColumn("  {task.description}"), BarColumn(), console=console, transient=True)
 
     @contextmanager
     def progress(stage: str) -> Iterator[None]:
         start = time.perf_counter()
-        with console.status(f"{stage} ..."):
+        with bar if stage.startswith("build") else console.status(f"{stage} ..."):
             yield
         console.print(f"{time.perf_counter() - start:7.1f} s  {stage}", highlight=False)
 
-    exported = load_pipeline().export_model(options, progress)
-    for made in exported:
+    def on_phase(phase: str, done: float) -> bool:
+        task = bar.task_ids[0] if bar.task_ids else bar.add_task(phase)
+        bar.update(task, description=phase, completed=100 * done)
+        return True
+
+    export = load_pipeline().export_model(options, progress, on_phase)
+    for made in export.models:
         _describe(console, made)
-    console.print(why_no_engine(), highlight=False, soft_wrap=True)
-    path = shlex.quote(str(exported[0].path))
+    if export.plan:
+        _describe_plan(console, export.plan)
+    else:
+        console.print(f"\n{why_no_engine(options.target)}", highlight=False, soft_wrap=True)
+    path = shlex.quote(str(export.models[0].path))
     console.print(f"Next: ppsr-run {path} photo.jpg", highlight=False, soft_wrap=True)
 
 
 def _describe(console: Console, made: Exported) -> None:
     size = made.path.stat().st_size / 1e6
     console.print(f"\n{made.path}  {size:.2f} MB", highlight=False, soft_wrap=True)
+    if made.artefact.form == "routing":
+        console.print("finds the active tokens of a padded picture, for loaders of your own")
+        return
     if not made.parity:
         console.print("not verified")
         return
@@ -112,3 +143,15 @@ def _describe(console: Console, made: Exported) -> None:
     console.print(table)
     if peaks := [parity.peak for parity in made.parity if parity.peak is not None]:
         console.print(f"largest FP16 value {max(peaks):.0f} (FP16 holds 65504)", highlight=False)
+
+
+def _describe_plan(console: Console, made: Planned) -> None:
+    size = len(made.files[made.path]) / 1e6
+    console.print(f"\n{made.path}  {size:.2f} MB", highlight=False, soft_wrap=True)
+    console.print(summary(made.layers), highlight=False, soft_wrap=True)
+    table = Table("profile", "from", "best at", "up to", "active tokens", box=None)
+    for number, profile in enumerate(made.sidecar.profiles):
+        sizes = (f"{h} x {w}" for h, w in (profile.min, profile.opt, profile.max))
+        tokens = " - ".join(map(str, profile.tokens[::2])) if profile.tokens else "all"
+        table.add_row(str(number), *sizes, tokens)
+    console.print(table)

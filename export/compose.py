@@ -7,7 +7,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
-from ppsr.runtime.artefact import ACTIVE, INPUT, OUTPUT, Artefact
+from ppsr.runtime.artefact import ACTIVE, COUNT, INPUT, OUTPUT, Artefact
 
 from .trace import PADDED
 
@@ -80,6 +80,7 @@ def write_metadata(model: onnx.ModelProto, artefact: Artefact) -> onnx.ModelProt
     values: dict[str, tuple[int, list[str | int | None]]] = {
         INPUT: (float32, [1, 3, "height", "width"]),
         ACTIVE: (TensorProto.INT64, ["tokens"]),
+        COUNT: (TensorProto.INT32, [1]),
         OUTPUT: (float32, [1, 3, f"{s}*height", f"{s}*width"]),
     }
     for value in (*graph.input, *graph.output):

@@ -7,38 +7,32 @@ RTX builds without a GPU, TensorRT on the GPU that the engine is for.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import onnx
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 from ppsr.models.errors import BackendUnavailable, PpsrError
 from ppsr.runtime.artefact import ACTIVE, INPUT
 from ppsr.runtime.files import write_atomically
 from ppsr.runtime.sidecar import EXTRAS, FLAVOURS, MODULES, Flavour, ShapeRange
 
+from .layers import LayerInfo
+from .options import Target
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ppsr.runtime.cuda import Gpu
+
 OnPhase = Callable[[str, float], bool]
 """Told (phase, share done); False stops the build."""
-
-
-@dataclass(frozen=True)
-class LayerInfo:
-    """One layer of the strongly typed network: the types of its outputs are its precision."""
-
-    name: str
-    kind: str
-    """As TensorRT calls it: "MATRIX_MULTIPLY"."""
-    outputs: tuple[str, ...]
-    """Types: "HALF", "FLOAT", "INT32" ..."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -47,13 +41,51 @@ class Built:
 
     plan: bytes
     layers: tuple[LayerInfo, ...]
+    profiles: tuple[ShapeRange, ...]
     version: str
     """Of TensorRT."""
 
 
-def installed_flavour() -> Flavour | None:
-    """Return the flavour to build with, of those installed; None where there is none."""
-    return next((flavour for flavour in FLAVOURS if find_spec(MODULES[flavour])), None)
+def choose_flavour(target: Target) -> Flavour | None:
+    """Return what to build with; None: nothing, as asked, or because "auto" finds nothing.
+
+    Raises BackendUnavailable where a flavour was asked for by name and cannot build here.
+    """
+    if target == "onnx":
+        return None
+    if target == "auto":
+        return next((flavour for flavour in FLAVOURS if _why_not(flavour) is None), None)
+    if reason := _why_not(target):
+        raise BackendUnavailable(reason)
+    return target
+
+
+def why_no_engine(target: Target) -> str:
+    """Say in one line why an export ends with ONNX files."""
+    if target == "onnx":
+        return "No engine was built, as asked (--target onnx)."
+    return f"No engine was built: {_why_not('tensorrt-rtx')}"
+
+
+def _why_not(flavour: Flavour) -> str | None:
+    """Say why a flavour cannot build here, None where it can; it is not imported for that."""
+    if not find_spec(MODULES[flavour]):
+        return f"{flavour} is not installed: pip install 'ppsr[{EXTRAS[flavour]}]'"
+    if flavour == "tensorrt" and gpu_at_hand() is None:
+        return (
+            "tensorrt builds on the GPU that the engine is for, and there is none here; "
+            "--target tensorrt-rtx builds without one"
+        )
+    return None
+
+
+def gpu_at_hand() -> Gpu | None:
+    """Return the GPU of this machine, None where there is none or cuda-bindings is missing."""
+    try:
+        from ppsr.runtime import cuda
+    except ImportError:
+        return None
+    return None if cuda.probe() else cuda.first_gpu()
 
 
 def load_flavour(flavour: Flavour) -> Any:
@@ -73,39 +105,71 @@ def build_plan(
     flavour: Flavour,
     on_phase: OnPhase = lambda _phase, _done: True,
 ) -> Built:
-    """Parse and build. Ctrl-C, or False from ``on_phase``, stops the build.
+    """Parse and build. Ctrl-C, or False from ``on_phase``, stops the build: KeyboardInterrupt.
 
     Raises BackendUnavailable where the flavour is missing, PpsrError with TensorRT's own words
     where it does not take the graph or a profile.
     """
     trt = load_flavour(flavour)
-    logger = _logger(trt)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(model.SerializeToString()):
-        first = parser.get_error(0).desc() if parser.num_errors else logger.said
-        raise PpsrError(f"{flavour} {trt.__version__} does not take the graph: {first}")
+    parsed = _Parsed(trt, flavour, model)
+    builder, network = parsed.builder, parsed.network
     config = builder.create_builder_config()
     monitor = _monitor(trt, on_phase)
     config.progress_monitor = monitor
     for profile in profiles:
         config.add_optimization_profile(_profile(builder, network, profile))
-    cache = _TimingCache(trt, config, flavour)
-    plan = builder.build_serialized_network(network, config)
+    # TensorRT for RTX measures nothing ahead of time: its timing cache is empty and deprecated.
+    cache = _TimingCache(trt, config) if flavour == "tensorrt" else None
+    plan = _stoppable(lambda: builder.build_serialized_network(network, config), monitor)
+    if plan is None:
+        reason = parsed.logger.said or "no reason"
+        raise PpsrError(f"{flavour} {trt.__version__} did not build the engine: {reason}")
+    if cache is not None:
+        cache.keep(config)
+    return Built(bytes(plan), parsed.layers(), tuple(profiles), trt.__version__)
+
+
+def list_layers(model: onnx.ModelProto, flavour: Flavour) -> tuple[LayerInfo, ...]:
+    """Parse a graph and list its layers, without building. Raises as ``build_plan``."""
+    return _Parsed(load_flavour(flavour), flavour, model).layers()
+
+
+def tell_layers(plan: bytes, flavour: Flavour) -> Any:
+    """Return what the engine inspector says of a plan, parsed from JSON. Needs a GPU.
+
+    Raises PpsrError where the plan does not load.
+    """
+    trt = load_flavour(flavour)
+    logger = _logger(trt)
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise PpsrError(f"the engine does not load here ({logger.said or 'no reason'})")
+    inspector = engine.create_engine_inspector()
+    return json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _stoppable(build: Callable[[], Any], monitor: Any) -> Any:
+    """Run ``build`` beside this thread, which alone hears Ctrl-C and passes it on.
+
+    Raises KeyboardInterrupt once a build that was told to stop has stopped.
+    """
+    results: list[Any] = []
+    worker = Thread(target=lambda: results.append(build()), daemon=True)
+    worker.start()
+    while worker.is_alive():
+        try:
+            worker.join(0.1)
+        except KeyboardInterrupt:
+            monitor.interrupted = True
     if monitor.interrupted:
         raise KeyboardInterrupt
-    if plan is None:
-        raise PpsrError(
-            f"{flavour} {trt.__version__} did not build the engine: {logger.said or 'no reason'}"
-        )
-    cache.keep(config)
-    return Built(bytes(plan), tuple(_layers(network)), trt.__version__)
+    return results[0] if results else None
 
 
 def _profile(builder: Any, network: Any, ranges: ShapeRange) -> Any:
     profile = builder.create_optimization_profile()
-    shapes = {INPUT: [(1, 3, *size) for size in (ranges.min, ranges.opt, ranges.max)]}
+    sizes = (ranges.min, ranges.opt, ranges.max)
+    shapes: dict[str, list[tuple[int, ...]]] = {INPUT: [(1, 3, *size) for size in sizes]}
     if ranges.tokens is not None:
         shapes[ACTIVE] = [(count,) for count in ranges.tokens]
     known = {network.get_input(i).name for i in range(network.num_inputs)}
@@ -115,20 +179,34 @@ def _profile(builder: Any, network: Any, ranges: ShapeRange) -> Any:
     return profile
 
 
-def _layers(network: Any) -> list[LayerInfo]:
-    found = []
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        types = tuple(layer.get_output(i).dtype.name for i in range(layer.num_outputs))
-        found.append(LayerInfo(layer.name, layer.type.name, types))
-    return found
+class _Parsed:
+    """A strongly typed network, and what must live as long as it does."""
+
+    def __init__(self, trt: Any, flavour: Flavour, model: onnx.ModelProto) -> None:
+        self.logger = _logger(trt)
+        self.builder = trt.Builder(self.logger)
+        typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        self.network = self.builder.create_network(typed)
+        self._parser = trt.OnnxParser(self.network, self.logger)
+        if not self._parser.parse(model.SerializeToString()):
+            errors = self._parser.num_errors
+            first = self._parser.get_error(0).desc() if errors else self.logger.said
+            raise PpsrError(f"{flavour} {trt.__version__} does not take the graph: {first}")
+
+    def layers(self) -> tuple[LayerInfo, ...]:
+        found = []
+        for index in range(self.network.num_layers):
+            layer = self.network.get_layer(index)
+            types = tuple(layer.get_output(i).dtype.name for i in range(layer.num_outputs))
+            found.append(LayerInfo(layer.name, layer.type.name, types))
+        return tuple(found)
 
 
 class _TimingCache:
     """What earlier builds measured, kept in the user's cache folder; an aid, never a condition."""
 
-    def __init__(self, trt: Any, config: Any, flavour: Flavour) -> None:
-        self._path = cache_folder() / f"timing-{flavour}-{trt.__version__}.cache"
+    def __init__(self, trt: Any, config: Any) -> None:
+        self._path = cache_folder() / f"timing-{trt.__version__}.cache"
         data = b""
         with suppress(OSError):
             data = self._path.read_bytes()
@@ -171,27 +249,22 @@ def _logger(trt: Any) -> Any:
 
 
 def _monitor(trt: Any, on_phase: OnPhase) -> Any:
-    """Pass the progress of the outermost phase on; an exception there stops the build."""
+    """Pass progress on, and stop the build once ``interrupted`` is set."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # As above.
         def __init__(self) -> None:
             super().__init__()
             self.interrupted = False
             self._steps: dict[str, int] = {}
-            self._outer: str | None = None
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             self._steps[name] = max(steps, 1)
-            if parent is None:
-                self._outer = name
 
         def step_complete(self, name: str, step: int) -> bool:
-            try:
-                go_on = on_phase(name, min((step + 1) / self._steps.get(name, 1), 1.0))
-            except KeyboardInterrupt:
-                go_on = False
-            self.interrupted = self.interrupted or not go_on
-            return go_on
+            share = min((step + 1) / self._steps.get(name, 1), 1.0)
+            if not on_phase(name, share):
+                self.interrupted = True
+            return not self.interrupted
 
         def phase_finish(self, name: str) -> None:
             self._steps.pop(name, None)

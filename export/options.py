@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,18 +12,28 @@ from ppsr.models.config import MODEL_NAMES, SCALES, ModelName, PurePass
 from ppsr.models.errors import UsageError
 from ppsr.models.pure_pass import GRID
 from ppsr.runtime.artefact import Form, Precision
+from ppsr.runtime.sidecar import ShapeRange, Size
 
-FORMS: tuple[Form, ...] = get_args(Form)
+FORMS: tuple[Form, ...] = ("self-contained", "routed")
+"""What can be asked for; a routing comes with the routed form."""
 OPSETS = (20, 21, 22)
 """20 is the first with Gelu as one operator; 23 asks for a newer file format than engines read."""
 
-Size = tuple[int, int]
-"""Height and width of a low-resolution picture."""
+Target = Literal["auto", "onnx", "tensorrt", "tensorrt-rtx"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+
+ACTIVE_SHARE = 0.6
+"""Of the pixels, at the optimum of a profile: photographs of B100 have about 40 % pure pixels."""
+
+
+def _up(size: int) -> int:
+    return -(-size // GRID) * GRID
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The sizes an engine will be built for: valid from ``min`` to ``max``, tuned for ``opt``.
+    """The sizes an engine is built for: valid from ``min`` to ``max``, tuned for ``opt``.
 
     Rounded up to multiples of 16. Raises UsageError where they are not in order.
     """
@@ -42,6 +52,19 @@ class Profile:
             spelt = ", ".join(f"{h}x{w}" for h, w in (self.min, self.opt, self.max))
             raise UsageError(f"expected min <= opt <= max shapes at each side, got {spelt}")
 
+    def shape_range(self, takes_active: bool) -> ShapeRange:
+        """Add the number of active tokens: none, the usual share of ``opt``, all of ``max``."""
+        tokens = (0, round(ACTIVE_SHARE * math.prod(self.opt)), math.prod(self.max))
+        return ShapeRange(self.min, self.opt, self.max, tokens if takes_active else None)
+
+
+DEFAULT_PROFILES = (
+    Profile(min=(16, 16), opt=(192, 320), max=(512, 512)),
+    Profile(min=(32, 32), opt=(544, 960), max=(1088, 1920)),
+    Profile(min=(32, 32), opt=(960, 544), max=(1920, 1088)),
+)
+"""Small pictures, landscape and portrait ones up to full HD."""
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -59,8 +82,13 @@ class ExportOptions:
     """Largest difference allowed in FP32, on equal categories (docs/parity.md)."""
     verify: bool = True
     """False: publish without a run."""
-    profile: Profile = field(default_factory=Profile)
-    """Goes into the sidecar of the routed form."""
+    target: Target = "auto"
+    """The ONNX files are always made. A flavour of TensorRT: an engine from the routed graph too;
+    "auto": where a flavour is there."""
+    profiles: tuple[Profile, ...] = DEFAULT_PROFILES
+    """Of the engine; they go into the sidecar of the routed form too."""
+    inspect: bool = False
+    """Write ``<plan>.layers.json``: every layer with its precision."""
     pure_pass: PurePass | None = None
     """Replaces the paper's routing; for "pp-atd-light" only."""
 
@@ -69,6 +97,9 @@ class ExportOptions:
         _require("model", self.model, MODEL_NAMES)
         _require("form", self.form, ("both", *FORMS))
         _require("opset", self.opset, OPSETS)
+        _require("target", self.target, TARGETS)
+        if not self.profiles:
+            raise UsageError("expected at least one profile, got none")
         if not 0 < self.atol < math.inf:
             raise UsageError(f"expected an atol above 0, got {self.atol}")
         if self.pure_pass and self.model == "atd-light":
@@ -84,10 +115,6 @@ class ExportOptions:
     @property
     def forms(self) -> tuple[Form, ...]:
         return FORMS if self.form == "both" else (self.form,)
-
-
-def _up(size: int) -> int:
-    return -(-size // GRID) * GRID
 
 
 def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:

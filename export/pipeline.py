@@ -1,9 +1,8 @@
-"""The export from end to end: trace, surgery, precision, verification, publication."""
+"""The export from end to end: trace, surgery, precision, verification, engine, publication."""
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -18,23 +17,35 @@ from ppsr.models.atd import ATD
 from ppsr.models.errors import PpsrError
 from ppsr.runtime.artefact import Artefact, Form, Precision
 from ppsr.runtime.files import replacing_all
-from ppsr.runtime.sidecar import ShapeRange, Sidecar, sha256, sidecar_path
+from ppsr.runtime.sidecar import Flavour, Sidecar, sha256, sidecar_path
 from ppsr.runtime.versions import installed, own_version
 
 from .compose import join_front_end, write_metadata
+from .engine import OnPhase, choose_flavour
+from .engine_surgery import ENGINE_PASSES
+from .fold import fold
 from .naming import name_nodes
 from .options import ExportOptions
+from .plans import Planned, make_plans, now
 from .precision import to_fp16
 from .reference import Reference
-from .surgery import run_passes
-from .trace import trace_front_end, trace_network
+from .surgery import PASSES, run_passes
+from .trace import trace_front_end, trace_network, trace_router
 from .verify import Parity, verify
 
 Stage = tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]]
 Progress = Callable[[str], AbstractContextManager[None]]
 """Called with the name of each stage; what it returns is open while the stage runs."""
 
-PACKAGES = ("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu")
+SURGERY: tuple[Stage, ...] = (
+    ("name the nodes", name_nodes),
+    ("graph surgery", partial(run_passes, passes=(*PASSES, *ENGINE_PASSES))),
+)
+
+PACKAGES = (
+    *("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu"),
+    *("tensorrt", "tensorrt-rtx"),
+)
 """Whose versions the sidecar records."""
 
 VERIFIED_SIZES = ((16, 16), (17, 40), (37, 50), (64, 64), (16, 280), (96, 130))
@@ -43,7 +54,7 @@ VERIFIED_SIZES = ((16, 16), (17, 40), (37, 50), (64, 64), (16, 280), (96, 130))
 
 @dataclass(frozen=True)
 class Exported:
-    """One published file."""
+    """One published ONNX file."""
 
     path: Path
     artefact: Artefact
@@ -51,43 +62,63 @@ class Exported:
     """Empty where verification was skipped."""
 
 
-def export_model(
-    options: ExportOptions, progress: Progress = lambda _stage: nullcontext()
-) -> list[Exported]:
-    """Export, verify and publish every form asked for; all of them, or none.
+@dataclass(frozen=True)
+class Export:
+    """Everything that was published."""
 
-    Raises CheckpointError for the weights, PrecisionError where FP16 cannot hold them, ParityError
-    where a graph does not do what the network does, PpsrError where the disk refuses.
+    models: tuple[Exported, ...]
+    plan: Planned | None
+    """None where no engine was asked for, or, with "auto", none can be built here."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """What upscales: the models, then the plan. Not the routing, which lies beside them."""
+        models = (model.path for model in self.models if model.artefact.form != "routing")
+        return (*models, *((self.plan.path,) if self.plan else ()))
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A finished graph and what is told of it."""
+
+    exported: Exported
+    model: onnx.ModelProto
+    sidecar: Sidecar
+    data: bytes
+
+
+def export_model(
+    options: ExportOptions,
+    progress: Progress = lambda _stage: nullcontext(),
+    on_phase: OnPhase = lambda _phase, _done: True,
+) -> Export:
+    """Export, verify and publish every form asked for, all of them or none; then the engine.
+
+    Raises BackendUnavailable where the target is missing, CheckpointError for the weights,
+    PrecisionError where FP16 cannot hold them, ParityError where a graph does not do what the
+    network does, PpsrError where TensorRT or the disk refuses. What an engine fails of, the ONNX
+    files survive.
     """
+    flavour = choose_flavour(options.target)
     with progress("load weights"):
         network = build(options.model, options.scale, options.weights, pure_pass=options.pure_pass)
     with progress("trace the network"):
-        traced = trace_network(network, options.opset)
-    traced = _apply(
-        [("name the nodes", name_nodes), ("graph surgery", run_passes)], traced, progress
-    )
-
+        traced = trace_network(fold(network), options.opset)
+    traced = _apply(SURGERY, traced, progress)
     reference = Reference(network)
-    pictures = [crop.rgb for crop in sample_crops([("coffee", sample_photo())], VERIFIED_SIZES)]
-    # The FP32 graph is made and judged for an FP16 export too: it has the tight bounds.
-    precisions: Sequence[Precision] = ("fp32", "fp16") if options.fp16 else ("fp32",)
-    made: list[tuple[Exported, bytes]] = []
-    for form in options.forms:
-        join = _joining(form, network, options, progress)
-        for precision in precisions if options.verify else precisions[-1:]:
-            artefact = _artefact(options, form, precision, network)
-            halve: list[Stage] = [("precision fp16", to_fp16)] if precision == "fp16" else []
-            describe: Stage = ("metadata", partial(write_metadata, artefact=artefact))
-            model = _apply([*halve, *join, describe], traced, progress)
-            parity: list[Parity] = []
-            if options.verify:
-                with progress(f"verify {form} {precision}"):
-                    parity = verify(model, artefact, reference, pictures, options.atol)
-        path = options.output / f"{artefact.stem}.onnx"
-        made.append((Exported(path, artefact, tuple(parity)), model.SerializeToString()))
+    forms = options.forms if flavour is None else tuple(dict.fromkeys((*options.forms, "routed")))
+    graphs = [_make(options, form, traced, reference, progress) for form in forms]
+    if "routed" in forms and network.config.pure_pass:
+        graphs.append(_make_router(options, network, progress))
+    published = [graph for graph in graphs if graph.exported.artefact.form in options.forms]
+    if "routed" in options.forms:
+        published += [graph for graph in graphs if graph.exported.artefact.form == "routing"]
     with progress("publish"):
-        _publish(options, made)
-    return [exported for exported, _ in made]
+        _publish(options.output, _files(published))
+    plan = None
+    if flavour is not None:
+        plan = _build_plans(options, flavour, graphs, progress, on_phase)
+    return Export(tuple(graph.exported for graph in published), plan)
 
 
 def _apply(stages: Sequence[Stage], model: onnx.ModelProto, progress: Progress) -> onnx.ModelProto:
@@ -95,6 +126,39 @@ def _apply(stages: Sequence[Stage], model: onnx.ModelProto, progress: Progress) 
         with progress(name):
             model = stage(model)
     return model
+
+
+def _make(
+    options: ExportOptions,
+    form: Form,
+    traced: onnx.ModelProto,
+    reference: Reference,
+    progress: Progress,
+) -> _Graph:
+    """Make one form of the network, in the precision asked for, and verify it."""
+    # The FP32 graph is made and judged for an FP16 export too: it has the tight bounds.
+    precisions: Sequence[Precision] = ("fp32", "fp16") if options.fp16 else ("fp32",)
+    join = _joining(form, reference.network, options, progress)
+    pictures = [crop.rgb for crop in sample_crops([("coffee", sample_photo())], VERIFIED_SIZES)]
+    for precision in precisions if options.verify else precisions[-1:]:
+        artefact = _artefact(options, form, precision, reference.network)
+        halve: list[Stage] = [("precision fp16", to_fp16)] if precision == "fp16" else []
+        describe: Stage = ("metadata", partial(write_metadata, artefact=artefact))
+        model = _apply([*halve, *join, describe], traced, progress)
+        parity: list[Parity] = []
+        if options.verify:
+            with progress(f"verify {form} {precision}"):
+                parity = verify(model, artefact, reference, pictures, options.atol)
+    return _described(options, artefact, model, parity)
+
+
+def _make_router(options: ExportOptions, network: ATD, progress: Progress) -> _Graph:
+    """Make the graph that finds the active tokens. Its arithmetic is integer: there is one."""
+    artefact = _artefact(options, "routing", "fp32", network)
+    with progress("trace the routing"):
+        traced = name_nodes(trace_router(network, options.opset), root="routing")
+    describe: Stage = ("metadata", partial(write_metadata, artefact=artefact))
+    return _described(options, artefact, _apply([*SURGERY[1:], describe], traced, progress), [])
 
 
 def _joining(form: Form, network: ATD, options: ExportOptions, progress: Progress) -> list[Stage]:
@@ -119,29 +183,55 @@ def _artefact(options: ExportOptions, form: Form, precision: Precision, network:
     )
 
 
-def _publish(options: ExportOptions, made: Sequence[tuple[Exported, bytes]]) -> None:
-    """Write every model and its sidecar; no name appears before all of them are on the disk."""
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PpsrError(f"cannot make the folder {options.output}: {error.strerror}") from error
-    contents: dict[Path, bytes] = {}
-    for exported, data in made:
-        sidecar = _sidecar(options, exported, data).to_text().encode()
-        contents |= {exported.path: data, sidecar_path(exported.path): sidecar}
-    with replacing_all(list(contents)) as temporaries:
-        for temporary, content in zip(temporaries, contents.values(), strict=True):
-            temporary.write_bytes(content)
-
-
-def _sidecar(options: ExportOptions, exported: Exported, data: bytes) -> Sidecar:
-    routed = exported.artefact.form == "routed"
-    profile = options.profile
-    return Sidecar(
-        artefact=exported.artefact,
+def _described(
+    options: ExportOptions, artefact: Artefact, model: onnx.ModelProto, parity: Sequence[Parity]
+) -> _Graph:
+    data = model.SerializeToString()
+    takes_active = artefact.takes_active
+    fixed = artefact.form == "self-contained"
+    sidecar = Sidecar(
+        artefact=artefact,
         onnx_sha256=sha256(data),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        date=now(),
         versions=installed(PACKAGES),
-        profiles=(ShapeRange(profile.min, profile.opt, profile.max),) if routed else (),
-        parity=tuple(report.to_json() for report in exported.parity),
+        profiles=() if fixed else tuple(p.shape_range(takes_active) for p in options.profiles),
+        parity=tuple(report.to_json() for report in parity),
     )
+    exported = Exported(options.output / f"{artefact.stem}.onnx", artefact, tuple(parity))
+    return _Graph(exported, model, sidecar, data)
+
+
+def _build_plans(
+    options: ExportOptions,
+    flavour: Flavour,
+    graphs: Sequence[_Graph],
+    progress: Progress,
+    on_phase: OnPhase,
+) -> Planned:
+    """Build the engine, and publish it with the one that routes."""
+    made = {graph.exported.artefact.form: (graph.model, graph.sidecar) for graph in graphs}
+    with progress(f"build the engine with {flavour}"):
+        plan = make_plans(options, flavour, made["routed"], made.get("routing"), on_phase)
+    with progress("publish the engine"):
+        _publish(options.output, plan.files)
+    return plan
+
+
+def _files(graphs: Sequence[_Graph]) -> dict[Path, bytes]:
+    """Every file and what lies beside it, with their contents."""
+    files: dict[Path, bytes] = {}
+    for graph in graphs:
+        path = graph.exported.path
+        files |= {path: graph.data, sidecar_path(path): graph.sidecar.to_text().encode()}
+    return files
+
+
+def _publish(folder: Path, files: Mapping[Path, bytes]) -> None:
+    """Write the files; no name appears before all of them are on the disk."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PpsrError(f"cannot make the folder {folder}: {error.strerror}") from error
+    with replacing_all(list(files)) as temporaries:
+        for temporary, content in zip(temporaries, files.values(), strict=True):
+            temporary.write_bytes(content)

@@ -18,18 +18,21 @@ Pass = Callable[[gs.Graph], int]
 _BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "Equal", "And", "Or"})
 
 
-def run_passes(model: onnx.ModelProto, passes: Sequence[Pass] | None = None) -> onnx.ModelProto:
-    """Run ``passes`` (None: ``PASSES``) in order, each until it finds nothing more; tidy up."""
-    graph = gs.import_onnx(onnx.shape_inference.infer_shapes(model, data_prop=True))
-    for step in PASSES if passes is None else passes:
-        while step(graph):
-            pass
-        graph.cleanup(remove_unused_graph_inputs=False).toposort()
-    changed: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
-    changed.ir_version = model.ir_version
-    changed.graph.ClearField("value_info")
-    number_nodes(changed)
-    return changed
+def run_passes(model: onnx.ModelProto, passes: Sequence[Pass]) -> onnx.ModelProto:
+    """Run ``passes`` in order, again and again until none finds anything; tidy up."""
+    operated, found = model, 1
+    while found:
+        graph = gs.import_onnx(onnx.shape_inference.infer_shapes(operated, data_prop=True))
+        found = 0
+        for step in passes:
+            while made := step(graph):
+                found += made
+            graph.cleanup(remove_unused_graph_inputs=False).toposort()
+        operated = gs.export_onnx(graph, do_type_check=False)
+        operated.ir_version = model.ir_version
+        operated.graph.ClearField("value_info")
+        number_nodes(operated)
+    return operated
 
 
 def drop_expands(graph: gs.Graph) -> int:
@@ -80,20 +83,6 @@ def select_slices(graph: gs.Graph) -> int:
     return selected
 
 
-def merge_reshapes(graph: gs.Graph) -> int:
-    """Reshape(Reshape(x, a), b) -> Reshape(x, b), where b copies no axis of its input (no 0)."""
-    merged = 0
-    for node in graph.nodes:
-        if node.op != "Reshape" or not _made_by(node.inputs[0], "Reshape"):
-            continue
-        shape = node.inputs[1]
-        if not isinstance(shape, gs.Constant) or (shape.values == 0).any():
-            continue
-        node.inputs[0] = node.inputs[0].inputs[0].inputs[0]
-        merged += 1
-    return merged
-
-
 def drop_identity_transposes(graph: gs.Graph) -> int:
     """f(Transpose(x, 0 1 2 ...)) -> f(x)."""
     dropped = 0
@@ -111,7 +100,6 @@ def drop_identity_transposes(graph: gs.Graph) -> int:
 PASSES: tuple[Pass, ...] = (
     drop_expands,
     select_slices,
-    merge_reshapes,
     drop_identity_transposes,
 )
 

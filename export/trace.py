@@ -20,9 +20,10 @@ from torch.export import Dim
 from torch.fx.experimental import _config as shape_config  # private: torch is pinned below 2.14
 
 from ppsr.models.atd import ATD
+from ppsr.models.category import category_order, category_rank
 from ppsr.models.pure_pass import GRID
 from ppsr.models.routing import PurityMask
-from ppsr.runtime.artefact import ACTIVE, INPUT, OUTPUT
+from ppsr.runtime.artefact import ACTIVE, COUNT, INPUT, OUTPUT
 
 PADDED = "padded"
 """Output of the front end: the picture mirrored to multiples of 16."""
@@ -30,9 +31,9 @@ PADDED = "padded"
 TRACED_SIZE = (48, 80)
 """Height and width of the traced example; verification uses none of it."""
 
-_FOLD_INPUT = 2048
-"""Elements of the largest tensor that constant folding may consume. The relative position tables
-are larger: folded, each would be written out sixteen times its size."""
+_FOLD = 4096
+"""Elements of the largest tensor that constant folding may consume or make: the first dictionaries
+are folded, the places of relative positions (65,536 indices) are left to be worked out."""
 
 
 _TIDY = Sequential(
@@ -70,16 +71,28 @@ class FrontEnd(nn.Module):
         return image, (~self.purity(image)).reshape(-1).nonzero().squeeze(1)
 
 
+class Router(nn.Module):
+    """A padded picture -> its active tokens, as a list of fixed length and their number."""
+
+    def __init__(self, purity: PurityMask) -> None:
+        super().__init__()
+        self.purity = purity
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        pure = self.purity(image).reshape(-1, 1).int()
+        active = category_order(category_rank(pure, 2)).long()
+        return active, (1 - pure).sum(0, dtype=torch.int32)
+
+
 def trace_network(network: ATD, opset: int) -> onnx.ModelProto:
     """Trace ``upscale``: ``input`` float32 1 3 H W, and ``active`` int64 n -> ``output``.
 
     H and W are multiples of 16, n is any number from 0 up. Without Pure-Pass there is no
     ``active``.
     """
-    rows, columns = Dim("rows", min=2, max=4096), Dim("columns", min=2, max=4096)
     height, width = TRACED_SIZE
     inputs = {INPUT: torch.zeros(1, 3, height, width)}
-    shapes = {INPUT: {2: GRID * rows, 3: GRID * columns}}
+    shapes = {INPUT: _padded()}
     if network.config.pure_pass:
         inputs[ACTIVE] = torch.arange(height * width - 300)
         shapes[ACTIVE] = {0: Dim("tokens", min=0, max=2**24)}
@@ -92,6 +105,25 @@ def trace_front_end(network: ATD, opset: int) -> onnx.ModelProto:
     outputs = [PADDED, ACTIVE] if network.purity else [PADDED]
     inputs = {INPUT: torch.zeros(1, 3, 41, 75)}
     return _trace(FrontEnd(network.purity), inputs, {INPUT: shape}, outputs, opset)
+
+
+def trace_router(network: ATD, opset: int) -> onnx.ModelProto:
+    """Trace ``Router``: ``input`` float32 1 3 H W -> ``active`` int64 H*W, ``count`` int32 1.
+
+    H and W are multiples of 16. No output shape depends on the picture's content: engines can run
+    it, as they cannot run NonZero. ValueError for a network without Pure-Pass.
+    """
+    if network.purity is None:
+        raise ValueError("expected a network with Pure-Pass, got one without")
+    height, width = TRACED_SIZE
+    inputs = {INPUT: torch.zeros(1, 3, height, width)}
+    return _trace(Router(network.purity), inputs, {INPUT: _padded()}, [ACTIVE, COUNT], opset)
+
+
+def _padded() -> dict[int, Any]:
+    """The dynamic axes of a padded picture."""
+    rows, columns = Dim("rows", min=2, max=4096), Dim("columns", min=2, max=4096)
+    return {2: GRID * rows, 3: GRID * columns}
 
 
 def _mirrored(size: int, device: torch.device) -> Tensor:
@@ -125,7 +157,7 @@ def _trace(
         # Not onnxscript's optimize(): its rewrite rules take twice as long as the rest of the
         # export and find nothing here that these passes and ``surgery`` do not.
         onnxscript.optimizer.fold_constants(
-            model, onnx_shape_inference=True, input_size_limit=_FOLD_INPUT
+            model, onnx_shape_inference=True, input_size_limit=_FOLD, output_size_limit=_FOLD
         )
         _TIDY(model)
     return onnx_ir.to_proto(model)

@@ -35,7 +35,7 @@ class Windows(NamedTuple):
 
 def plain_windows(height: int, width: int, window: int, like: Tensor) -> Windows:
     """Cut H W into windows. Both are multiples of ``window``."""
-    return _windows(_raster(height, width, like), window)
+    return _windows(_axis(height, window, 0, like), _axis(width, window, 0, like), width)
 
 
 def shifted_windows(height: int, width: int, window: int, like: Tensor) -> Windows:
@@ -46,28 +46,29 @@ def shifted_windows(height: int, width: int, window: int, like: Tensor) -> Windo
     tokens of one side and ``FAR`` otherwise: two channels for rows, two for columns.
     """
     half = window // 2
-    windows = _windows(_raster(height, width, like).roll((-half, -half), (0, 1)), window)
-    row = torch.arange(height, device=like.device)
-    column = torch.arange(width, device=like.device)
-    came_round_row = (row >= height - half).to(like.dtype).unsqueeze(1).expand(-1, width)
-    came_round_column = (column >= width - half).to(like.dtype).expand(height, -1)
-    r = torch.stack((came_round_row, came_round_column), -1)  # H W 2
+    rows, columns = _axis(height, window, half, like), _axis(width, window, half, like)
+    windows = _windows(rows, columns, width)
+    came_round = (rows[:, None, :, None] < half, columns[:, None, :] < half)
+    came_round = torch.broadcast_tensors(*came_round)  # type: ignore[no-untyped-call]
+    r = torch.stack(came_round, -1).to(like.dtype)  # H/w W/w w w 2
     query, key = (
-        _tiles(codes, window).reshape(-1, 1, window * window, 4)
+        codes.reshape(-1, 1, window * window, 4)
         for codes in (torch.cat((FAR * r, FAR - FAR * r), -1), torch.cat((1 - r, r), -1))
     )
     return windows._replace(query=query, key=key)
 
 
-def _raster(height: int, width: int, like: Tensor) -> Tensor:
-    return torch.arange(height * width, device=like.device).reshape(height, width)
+def _axis(size: int, window: int, shift: int, like: Tensor) -> Tensor:
+    """Positions along one axis after a cyclic shift, window by window. -> int64 size/w w."""
+    place = torch.arange(size, device=like.device)
+    return torch.where(place < size - shift, place, place - size).add(shift).reshape(-1, window)
 
 
-def _windows(raster: Tensor, window: int) -> Windows:
-    order = _tiles(raster.unsqueeze(-1), window).flatten()
+def _windows(rows: Tensor, columns: Tensor, width: int) -> Windows:
+    order = (rows[:, None, :, None] * width + columns[:, None, :]).flatten()
     tokens = torch.arange(order.shape[0], device=order.device)
-    rank = torch.zeros_like(order).scatter(0, order, tokens)
-    return Windows(order, rank, _pairs(window, raster.device))
+    rank = tokens.scatter(0, order, tokens)  # every place is written
+    return Windows(order, rank, _pairs(rows.shape[1], order.device))
 
 
 def _pairs(window: int, device: torch.device) -> Tensor:
@@ -78,18 +79,11 @@ def _pairs(window: int, device: torch.device) -> Tensor:
     return (rows + apart.reshape(1, window, 1, window)).flatten()
 
 
-def _tiles(tokens: Tensor, window: int) -> Tensor:
-    """H W C -> H/w W/w w w C."""
-    height, width, channels = tokens.shape
-    rows, columns = height // window, width // window
-    return tokens.reshape(rows, window, columns, window, channels).transpose(1, 2)
-
-
 def with_codes(x: Tensor, codes: Tensor, depth: int) -> Tensor:
     """Let codes ride on queries or keys, so that q'.k' = q.k + (codes of q).(codes of k).
 
     x: B heads L D with ``depth`` channels of its own and zeros after them (heads widened for an
-    engine, ``ppsr.export.heads``), or none; codes: B 1 L c. They go into the zeros where they fit,
+    engine, ``ppsr.export.fold``), or none; codes: B 1 L c. They go into the zeros where they fit,
     else behind. -> B heads L D, or D + c.
     """
     codes = codes.to(x.dtype)
@@ -111,10 +105,10 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def position_bias(self, pairs: Tensor) -> Tensor:
-        """Spread the table over all pairs of places. int64 L*L -> heads L L."""
+        """Spread the table over all pairs of places. int64 L*L -> 1 heads L L."""
         length = self.window**2
-        bias = self.relative_position_bias_table.index_select(0, pairs)
-        return bias.reshape(length, length, self.heads).permute(2, 0, 1)
+        bias = self.relative_position_bias_table.t().index_select(1, pairs)
+        return bias.reshape(1, self.heads, length, length)
 
     def forward(self, qkv: Tensor, windows: Windows) -> Tensor:
         """qkv: B T 3C -> B T C."""
@@ -126,9 +120,8 @@ class WindowAttention(nn.Module):
         if windows.query is not None and windows.key is not None:
             q = with_codes(q, windows.query.repeat(batch, 1, 1, 1), self.depth)
             k = with_codes(k, windows.key.repeat(batch, 1, 1, 1), self.depth)
-        bias = self.position_bias(windows.pairs).to(
-            q.dtype
-        )  # autocast would make the logits float32
+        # Autocast would make the logits float32.
+        bias = self.position_bias(windows.pairs).to(q.dtype)
         y = (q @ k.transpose(-2, -1) + bias).softmax(-1) @ v
         y = y.transpose(1, 2).reshape(batch, tokens, -1).index_select(1, windows.rank)
         out: Tensor = self.proj(y)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 NO_KEY = -1e4
 """Added to the logits of places that hold no token: exp is 0, and float16 can hold it."""
@@ -20,30 +19,32 @@ NO_KEY = -1e4
 def category_rank(category: Tensor, categories: int) -> Tensor:
     """Return where each token stands once tokens are sorted, stably, by category.
 
-    category: int64 ... N in [0, categories), N >= 1 -> int64 ... N, the inverse of the order.
+    category: integers ... N 1 in [0, categories), N >= 1 -> int32 ... N, the inverse of the order.
     """
-    index = category.unsqueeze(-1)
-    member = (index == torch.arange(categories, device=category.device)).int()
+    tokens = category.shape[-2]
+    kinds = torch.arange(categories, device=category.device, dtype=category.dtype)
+    member = (category == kinds).int()
     upto = member.cumsum(-2, dtype=torch.int32)  # N K: tokens of category k among the first n + 1
-    total = upto.select(-2, -1).unsqueeze(-2)  # a slice costs an engine 26 layers, this two
+    last = torch.scalar_tensor(tokens - 1, dtype=torch.int32, device=category.device).reshape(1)
+    total = upto.index_select(-2, last)  # a slice costs an engine 26 layers, this one
     before = total.cumsum(-1, dtype=torch.int32) - total  # 1 K: tokens of smaller categories
-    return ((upto + before).gather(-1, index).squeeze(-1) - 1).long()
+    return (upto + before).gather(-1, category.long()).squeeze(-1) - 1
 
 
 def category_order(rank: Tensor) -> Tensor:
-    """Invert ``rank``: the token that stands at each position. int64 ... N -> int64 ... N."""
-    position = torch.arange(rank.shape[-1], device=rank.device).expand_as(rank)
-    return position.scatter(-1, rank, position)  # every place is written
+    """Invert ``rank``: the token that stands at each position. int32 ... N -> int32 ... N."""
+    position = torch.arange(rank.shape[-1], device=rank.device, dtype=rank.dtype).expand_as(rank)
+    return position.scatter(-1, rank.long(), position)  # every place is written
 
 
 class Groups(NamedTuple):
     """Who takes part in category attention on one picture, and how sorted tokens fill groups.
 
-    The same in every layer: worked out once per picture.
+    The same in every layer: worked out once per picture. Indices are int32, as engines have them.
     """
 
     place: Tensor
-    """int64 B slots: the sorted position that each place of the groups reads."""
+    """int32 B slots: the sorted position that each place of the groups reads."""
     query: Tensor | None = None
     """B*G 1 L 1: the channel to append to queries of groups of L places; None: every place holds a
     token."""
@@ -53,13 +54,13 @@ class Groups(NamedTuple):
     """None = every token; int64 n = raster indices of the active tokens (batch 1, n >= 0); bool
     B T = True where active (any batch, static shapes)."""
     source: Tensor | None = None
-    """int64 n + 1, with an int64 ``active``: those and one spare, so that nothing is empty at
+    """int32 n + 1, with an int64 ``active``: those and one spare, so that nothing is empty at
     n = 0. The spare is token 0."""
     floor: Tensor | None = None
-    """Least category of each token, ``categories`` where it does not take part, else 0: int64 n + 1
-    with ``source``, B T with a bool ``active``."""
+    """Least category of each token, ``categories`` where it does not take part, else 0: int32
+    n + 1 1 with ``source``, B T 1 with a bool ``active``."""
     kept: Tensor | None = None
-    """int64 n: all of ``source`` but the spare."""
+    """int32 n: the places in ``source`` of all but the spare."""
 
 
 def group_tokens(
@@ -75,15 +76,17 @@ def group_tokens(
     if active.dtype == torch.bool:
         count = active.sum(1, keepdim=True)
         place, is_key = group_places(count, group * group_count(tokens, group), group)
-        floor = (~active).long() * categories
+        floor = (~active).int().unsqueeze(-1) * categories
         return Groups(place, *_channels(is_key, group, like), active, floor=floor)
     number = active.shape[0]
     count = torch.full((1, 1), number, device=active.device)
     place, is_key = group_places(count, group * group_count(number, group), group)
-    position = torch.arange(number + 1, device=active.device)
-    channels = _channels(is_key, group, like)
-    floor = (position == number).long() * categories
-    return Groups(place, *channels, active, pad(active, (0, 1)), floor, position[:-1])
+    kept = torch.arange(number, device=active.device, dtype=torch.int32)
+    spare = torch.zeros(1, device=active.device, dtype=torch.int32)
+    source = torch.cat((active.int(), spare))
+    position = torch.arange(number + 1, device=active.device, dtype=torch.int32)
+    floor = ((position == number).int() * categories).unsqueeze(-1)
+    return Groups(place, *_channels(is_key, group, like), active, source, floor, kept)
 
 
 def _channels(is_key: Tensor, group: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,9 +109,9 @@ def group_places(count: Tensor, slots: int, group: int) -> tuple[Tensor, Tensor]
     here its spare places read a valid row but are no keys. Places past the last group in use
     belong to other samples of the batch; what they read is of no consequence.
 
-    count: int64 B 1, the n of each sample -> int64 B slots in [0, max(n, 1)), bool B slots.
+    count: int64 B 1, the n of each sample -> int32 B slots in [0, max(n, 1)), bool B slots.
     """
     place = torch.arange(slots, device=count.device).unsqueeze(0)
     inside = place < count
     position = torch.where(inside, place, 2 * count - 1 - place).clamp(min=0)
-    return position, inside | (count >= group)
+    return position.int(), inside | (count >= group)

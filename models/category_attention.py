@@ -22,10 +22,13 @@ class GroupSoftmax(nn.Module):
     def __init__(self, depth: int) -> None:
         super().__init__()
         self.depth = depth
+        self.query_scale = 1.0
+        """What the queries hold already, once ``ppsr.export.fold`` put it into the weights."""
 
     def forward(self, query: Tensor, key: Tensor, logit_scale: Tensor, groups: Groups) -> Tensor:
         """query, key: G heads L D; logit_scale: 1 1 -> G heads L L."""
-        query = query * logit_scale.clamp(max=math.log(100)).exp()
+        factor = logit_scale.clamp(max=math.log(100)).exp()
+        query = query * (factor / self.query_scale)
         if groups.query is not None and groups.key is not None:
             query = with_codes(query, groups.query, self.depth)
             key = with_codes(key, groups.key, self.depth)
@@ -49,49 +52,53 @@ class CategoryAttention(nn.Module):
         """qkv: B T 3C, similarity: B T K, window: B T C (SW-MSA's output) -> B T C."""
         rest = window if self.compensation else torch.zeros_like(window)
         if groups.source is not None or (groups.active is None and qkv.shape[0] == 1):
-            y = self._one(qkv.squeeze(0), similarity.squeeze(0), rest.squeeze(0), groups)
-            return y.unsqueeze(0)
+            return self._one(qkv, similarity, rest, groups)
         return self._batch(qkv, similarity, rest, groups)
 
     def _one(self, qkv: Tensor, similarity: Tensor, rest: Tensor, groups: Groups) -> Tensor:
-        """One picture, its active tokens gathered. T 3C, T K, T C -> T C."""
+        """One picture, its active tokens gathered. 1 T 3C, 1 T K, 1 T C -> 1 T C."""
+        category = similarity.argmax(-1, keepdim=True).int().reshape(-1, 1)
         if groups.source is not None:
-            similarity = similarity.index_select(0, groups.source)
-        rank, order = self._sort(similarity, groups)
+            category = category.index_select(0, groups.source)
+        rank, order = self._sort(category, groups)
         if groups.source is not None:
             order = groups.source.index_select(0, order)
         if groups.kept is not None:
             rank = rank.index_select(0, groups.kept)
-        y = self._attend(qkv.index_select(0, order.index_select(0, groups.place[0])), groups)
+        y = self._attend(qkv.index_select(1, order.index_select(0, groups.place[0])), groups)
         y = self.proj(y.index_select(0, rank))
-        return y if groups.active is None else rest.index_copy(0, groups.active, y)
+        if groups.active is not None:
+            y = rest.squeeze(0).index_copy(0, groups.active, y)
+        return y.unsqueeze(0)
 
     def _batch(self, qkv: Tensor, similarity: Tensor, rest: Tensor, groups: Groups) -> Tensor:
         """Any number of pictures, shapes static. B T 3C, B T K, B T C -> B T C."""
         batch, tokens, channels = rest.shape
-        rank, order = self._sort(similarity, groups)
+        rank, order = self._sort(similarity.argmax(-1, keepdim=True).int(), groups)
         slots = groups.place.shape[1]
-        first = torch.arange(batch, device=qkv.device).unsqueeze(1)
-        index = order.gather(1, groups.place.expand(batch, -1)) + first * tokens
-        y = self._attend(qkv.reshape(batch * tokens, -1).index_select(0, index.flatten()), groups)
+        first = torch.arange(batch, device=qkv.device, dtype=torch.int32).unsqueeze(1)
+        index = order.gather(1, groups.place.long().expand(batch, -1)) + first * tokens
+        y = self._attend(
+            qkv.reshape(1, batch * tokens, -1).index_select(1, index.flatten()), groups
+        )
         y = y.index_select(0, (rank + first * slots).flatten())
         y = self.proj(y.reshape(batch, tokens, channels))
         return y if groups.active is None else torch.where(groups.active.unsqueeze(-1), y, rest)
 
-    def _sort(self, similarity: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
-        """Eq. 14: the sorted position of each token, and the order. ... N K -> int64 ... N, twice.
+    def _sort(self, category: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
+        """Eq. 14: the sorted position of each token, and the order. ... N 1 -> int32 ... N, twice.
 
         Tokens that do not take part come last.
         """
-        category, categories = similarity.argmax(-1), self.categories
+        categories = self.categories
         if groups.floor is not None:
             category, categories = torch.maximum(category, groups.floor), categories + 1
         rank = category_rank(category, categories)
         return rank, category_order(rank)
 
     def _attend(self, places: Tensor, groups: Groups) -> Tensor:
-        """Eq. 15, on the qkv of every place of every group. S 3C -> S C."""
+        """Eq. 15, on the qkv of every place of every group. 1 S 3C -> S C."""
         depth = places.shape[-1] // (3 * self.heads)
         q, k, v = places.reshape(-1, self.group, 3, self.heads, depth).permute(2, 0, 3, 1, 4)
         y: Tensor = self.softmax(q, k, self.logit_scale, groups) @ v  # G heads 128 depth
-        return y.transpose(1, 2).reshape(places.shape[0], -1)
+        return y.transpose(1, 2).reshape(-1, self.heads * depth)

@@ -40,6 +40,5 @@ class DictionaryRefinement(nn.Module):
     ) -> Tensor:
         """dictionary: B K C, similarity: B T K, x: B T C, sigma: K 1 -> B K C."""
         weight = norm(similarity.transpose(1, 2)).softmax(-1)  # B K T: softmax over the picture
-        keep = sigma.sigmoid()
-        refined: Tensor = keep * dictionary + (1 - keep) * (weight @ x)
+        refined: Tensor = dictionary + (1 - sigma.sigmoid()) * (weight @ x - dictionary)
         return refined

@@ -11,7 +11,8 @@ from ppsr.models.config import MODEL_NAMES, SCALES, ModelName, PurePass
 from ppsr.models.errors import ArtefactError
 from ppsr.models.pure_pass import GRID
 
-Form = Literal["self-contained", "routed"]
+Form = Literal["self-contained", "routed", "routing"]
+"""The network and its routing in one graph, the network alone, the routing alone."""
 Precision = Literal["fp32", "fp16"]
 T = TypeVar("T")
 
@@ -47,7 +48,9 @@ class Artefact:
 
     @property
     def stem(self) -> str:
-        """File name without suffix."""
+        """File name without suffix. One routing serves every scale and precision."""
+        if self.form == "routing":
+            return f"{self.model}_routing"
         routed = "_routed" if self.form == "routed" else ""
         return f"{self.model}_x{self.scale}_{self.precision}{routed}"
 
@@ -71,6 +74,13 @@ class Artefact:
             "weights_sha256": self.weights_sha256,
             "pure_pass": json.dumps(self.pure_pass and asdict(self.pure_pass)),
         }
+
+    def require_upscaling(self, source: str) -> None:
+        """Raise ArtefactError for a routing, which alone makes no picture."""
+        if self.form == "routing":
+            raise ArtefactError(
+                f"{source} finds active tokens and makes no picture; give the model beside it"
+            )
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], source: str) -> Artefact:

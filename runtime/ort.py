@@ -64,6 +64,7 @@ class OrtBackend(Closing):
         self.artefact = Artefact.from_metadata(
             session.get_modelmeta().custom_metadata_map, str(path)
         )
+        self.artefact.require_upscaling(str(path))
         self.wants_active = self.artefact.takes_active
         expected = sorted([INPUT, ACTIVE, OUTPUT] if self.wants_active else [INPUT, OUTPUT])
         found = sorted(tensor.name for tensor in (*session.get_inputs(), *session.get_outputs()))

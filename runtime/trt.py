@@ -161,6 +161,8 @@ class TrtBackend(Closing):
         loaded = load_plan(path, gpu, trust)
         self._resources.callback(loaded.close)
         artefact = loaded.sidecar.artefact if loaded.sidecar else None
+        if artefact:
+            artefact.require_upscaling(str(path))
         takes_active = artefact.takes_active if artefact else ACTIVE in loaded.tensors()
         loaded.require_tensors(ROUTED_NETWORK if takes_active else NETWORK)
         network = Engine(loaded, self._stream, takes_active)

@@ -19,9 +19,9 @@ from skimage import data
 from ppsr.calibration.crops import Crop, sample_crops
 from ppsr.export import cli, pipeline, reference
 from ppsr.export.compose import join_front_end, write_metadata
+from ppsr.export.fold import fold
 from ppsr.export.naming import name_nodes
 from ppsr.export.precision import to_fp16
-from ppsr.export.surgery import PASSES, run_passes
 from ppsr.export.trace import trace_front_end, trace_network
 from ppsr.export.verify import GraphRun
 from ppsr.models import build
@@ -109,7 +109,7 @@ def network() -> Callable[..., ATD]:
 @pytest.fixture(scope="session")
 def traced(network: Callable[..., ATD]) -> Callable[..., onnx.ModelProto]:
     """``traced(name)``: as the tracer left it. Do not change it."""
-    return cache(lambda name="tiny": trace_network(network(name), OPSET))
+    return cache(lambda name="tiny": trace_network(fold(network(name)), OPSET))
 
 
 @pytest.fixture(scope="session")
@@ -130,9 +130,15 @@ def body(traced: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.ModelProt
 
     @cache
     def make(name: str = "tiny", fp16: bool = False) -> onnx.ModelProto:
-        return to_fp16(make(name)) if fp16 else run_passes(name_nodes(traced(name)), PASSES)
+        return to_fp16(make(name)) if fp16 else _operated(traced(name))
 
     return make
+
+
+def _operated(model: onnx.ModelProto) -> onnx.ModelProto:
+    for _, stage in pipeline.SURGERY:
+        model = stage(model)
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def real(
         folder = tmp_path_factory.mktemp("real")
         patch.chdir(folder)
         patch.setattr(pipeline, "trace_network", lambda *_: traced("pp-atd-light"))
-        result = command("--scale", "2", "--form", "self-contained")
+        result = command("--scale", "2", "--form", "self-contained", "--target", "onnx")
     return result, folder / "artifacts"
 
 
@@ -67,7 +67,7 @@ def test_tells_what_it_does(real: Real) -> None:
     for words in (
         *("trace the network", "graph surgery", "join the front end", "verify self-contained"),
         *("artifacts/pp-atd-light_x2_fp32.onnx", "16 x 16", "max difference", "PSNR"),
-        *("No TensorRT engine was built", "Next: ppsr-run artifacts/pp-atd-light_x2_fp32.onnx"),
+        *("No engine was built, as asked", "Next: ppsr-run artifacts/pp-atd-light_x2_fp32.onnx"),
     ):
         assert words in output, words
     assert re.search(r"\d\.\d s  publish", output)
@@ -99,6 +99,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["--scale", "3"],
         "only x2 are shipped; give the file of an ATD-light v1",
     ),
+    "target": (["--target", "cuda"], "'cuda' is not one of 'auto', 'onnx', 'tensorrt'"),
     "weights": (["--weights", "no/such.safetensors"], "no/such.safetensors"),
     "output": (["-o", "file"], "expected a folder to write to, file is a file"),
 }
@@ -122,17 +123,19 @@ def test_an_engine_profile_reaches_the_sidecar(
     tiny_export: None, command: Callable, tmp_path: Path
 ) -> None:
     result = command(
-        *("--form", "routed", "--no-verify", "-o", tmp_path),
+        *("--form", "routed", "--target", "onnx", "--no-verify", "-o", tmp_path),
         *("--min-shape", "16x16", "--opt-shape", "100X200", "--max-shape", "256x256"),
     )
     assert result.exit_code == 0, result.output
     assert "not verified" in result.output
     sidecar = json.loads((tmp_path / "pp-atd-light_x2_fp32_routed.onnx.json").read_text())
-    assert sidecar["profiles"] == [{"min": [16, 16], "opt": [112, 208], "max": [256, 256]}]
+    (profile,) = sidecar["profiles"]
+    tokens = [0, round(0.6 * 112 * 208), 256 * 256]
+    assert profile == {"min": [16, 16], "opt": [112, 208], "max": [256, 256], "tokens": tokens}
 
 
 def test_fp16_tells_its_largest_value(tiny_export: None, command: Callable, tmp_path: Path) -> None:
-    result = command("--fp16", "--form", "routed", "-o", tmp_path)
+    result = command("--fp16", "--form", "routed", "--target", "onnx", "-o", tmp_path)
     assert result.exit_code == 0, result.output
     assert re.search(r"largest FP16 value \d+ \(FP16 holds 65504\)", result.output)
     assert (tmp_path / "pp-atd-light_x2_fp16_routed.onnx").is_file()
@@ -161,7 +164,7 @@ def test_failures_leave_nothing_behind(
         raise error
 
     monkeypatch.setattr(pipeline, where, fail)
-    result = command("-o", tmp_path / "out")
+    result = command("--target", "onnx", "-o", tmp_path / "out")
     assert result.exit_code == code
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
@@ -172,7 +175,7 @@ def test_a_tolerance_that_is_too_tight_fails_verification(
     tiny_export: None, command: Callable, tmp_path: Path
 ) -> None:
     """1e-9 is below the last digit of float32."""
-    result = command("--form", "routed", "--atol", "1e-9", "-o", tmp_path)
+    result = command("--target", "onnx", "--form", "routed", "--atol", "1e-9", "-o", tmp_path)
     assert result.exit_code == 3
     assert "outputs differ by" in result.stderr
     assert "nothing was written" in result.stderr

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import helper
 
+from ppsr.export.islands import ISLANDS, Island
 from ppsr.export.naming import name_nodes
-from ppsr.export.precision import ISLANDS, Island
 
 LAYER = re.compile(r"layers\.(\d)\.residual_group\.layers\.(\d)\.")
 

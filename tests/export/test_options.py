@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from ppsr.export import engine
-from ppsr.export.options import FORMS, ExportOptions, Profile
+from ppsr.export.options import DEFAULT_PROFILES, FORMS, ExportOptions, Profile
 from ppsr.models.errors import UsageError
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -63,16 +62,25 @@ def test_profiles_are_in_order(shapes: dict[str, tuple[int, int]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("installed", "words"),
-    [
-        ([], "neither tensorrt nor tensorrt-rtx is installed"),
-        (["tensorrt_rtx"], "tensorrt_rtx is installed; the _routed file"),
-        (["tensorrt", "tensorrt_rtx"], "tensorrt, tensorrt_rtx is installed"),
-    ],
+    "options", [{"target": "cuda"}, {"profiles": ()}], ids=lambda options: next(iter(options))
 )
-def test_says_why_there_is_no_engine(
-    monkeypatch: pytest.MonkeyPatch, installed: list[str], words: str
-) -> None:
-    monkeypatch.setattr(engine, "find_spec", lambda module: module in installed or None)
-    assert words in engine.why_no_engine()
-    assert engine.why_no_engine().startswith("No TensorRT engine was built")
+def test_refuses_engines_of_no_kind(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"expected (target to be one of auto|at least one prof)"):
+        ExportOptions(**options)
+
+
+@pytest.mark.parametrize("takes_active", [False, True])
+def test_default_profiles_reach_from_small_pictures_to_full_hd(takes_active: bool) -> None:
+    ranges = [profile.shape_range(takes_active) for profile in DEFAULT_PROFILES]
+    assert any(one.holds((16, 16), 0) for one in ranges)
+    assert any(one.holds((1088, 1920), 1088 * 1920) for one in ranges)
+    assert any(one.holds((1920, 1088), 1) for one in ranges)
+    for one in ranges:
+        height, width = one.max
+        if takes_active:
+            assert one.tokens is not None
+            assert one.tokens[0] == 0
+            assert 0 < one.tokens[1] < one.opt[0] * one.opt[1]
+            assert one.tokens[2] == height * width
+        else:
+            assert one.tokens is None

@@ -24,7 +24,7 @@ from ppsr.runtime import Upscaler
 from ppsr.runtime.artefact import Artefact
 from ppsr.runtime.sidecar import sidecar_path
 
-STEMS = ("pp-atd-light_x2_fp32", "pp-atd-light_x2_fp32_routed")
+STEMS = ("pp-atd-light_x2_fp32", "pp-atd-light_x2_fp32_routed", "pp-atd-light_routing")
 
 
 def files(folder: Path) -> list[str]:
@@ -51,20 +51,21 @@ def test_both_forms_are_published_with_their_description(
         yield
 
     profile = Profile((16, 16), (64, 64), (128, 128))
-    options = ExportOptions(output=tmp_path / "new" / "folder", profile=profile)
+    folder = tmp_path / "new" / "folder"
+    options = ExportOptions(output=folder, target="onnx", profiles=(profile,))
     made = export_model(options, progress)
-    assert [exported.path for exported in made] == [
-        options.output / f"{stem}.onnx" for stem in STEMS
-    ]
+    assert made.paths == tuple(folder / f"{stem}.onnx" for stem in STEMS[:2])
+    assert made.plan is None
     assert files(options.output) == sorted(
         f"{s}{e}" for s in STEMS for e in (".onnx", ".onnx.json")
     )
     assert stages == [
         *("load weights", "trace the network", "name the nodes", "graph surgery"),
         *("trace the front end", "join the front end", "metadata", "verify self-contained fp32"),
-        *("metadata", "verify routed fp32", "publish"),
+        *("metadata", "verify routed fp32", "trace the routing", "graph surgery", "metadata"),
+        "publish",
     ]
-    for exported in made:
+    for exported in made.models:
         data = exported.path.read_bytes()
         model = onnx.ModelProto.FromString(data)
         metadata = {entry.key: entry.value for entry in model.metadata_props}
@@ -75,18 +76,21 @@ def test_both_forms_are_published_with_their_description(
         assert sidecar["onnx_sha256"] == hashlib.sha256(data).hexdigest()
         assert sidecar["versions"]["torch"] == torch.__version__
         assert sidecar["versions"]["onnx"] == onnx.__version__
-        assert [(p["height"], p["width"]) for p in sidecar["parity"]] == [(16, 16), (37, 50)]
+        form = exported.artefact.form
+        sizes = [] if form == "routing" else [(16, 16), (37, 50)]
+        assert [(p["height"], p["width"]) for p in sidecar["parity"]] == sizes
         for report, told in zip(exported.parity, sidecar["parity"], strict=True):
             assert told["max_abs"] == report.max_abs <= 1e-4
             assert told["psnr"] > 60
-        routed = exported.artefact.form == "routed"
         shapes = {"min": [16, 16], "opt": [64, 64], "max": [128, 128]}
-        assert sidecar["profiles"] == ([shapes] if routed else [])
+        routed = {**shapes, "tokens": [0, 2458, 128 * 128]}
+        told = {"self-contained": [], "routed": [routed], "routing": [shapes]}
+        assert sidecar["profiles"] == told[form]
 
 
 def test_what_is_published_runs(tiny_export: None, tmp_path: Path) -> None:
-    paths = export(scale=2, output=str(tmp_path))
-    assert paths == [tmp_path / f"{stem}.onnx" for stem in STEMS]
+    paths = export(target="onnx", scale=2, output=str(tmp_path))
+    assert paths == [tmp_path / f"{stem}.onnx" for stem in STEMS[:2]]
     rgb = sample_photo()[100:137, 50:90]
     outputs = []
     for path in paths:
@@ -97,7 +101,7 @@ def test_what_is_published_runs(tiny_export: None, tmp_path: Path) -> None:
 
 
 def test_fp16_says_so(tiny_export: None, tmp_path: Path) -> None:
-    (path,) = export(scale=2, fp16=True, form="routed", output=tmp_path)
+    (path,) = export(target="onnx", scale=2, fp16=True, form="routed", output=tmp_path)
     assert path.name == "pp-atd-light_x2_fp16_routed.onnx"
     sidecar = json.loads(sidecar_path(path).read_text())
     assert sidecar["precision"] == "fp16"
@@ -106,7 +110,7 @@ def test_fp16_says_so(tiny_export: None, tmp_path: Path) -> None:
 
 def test_sidecars_are_strict_json(tiny_export: None, tmp_path: Path) -> None:
     """Where outputs are equal the PSNR is infinite, for which JSON has no number."""
-    (path,) = export(scale=2, form="routed", output=tmp_path)
+    (path,) = export(target="onnx", scale=2, form="routed", output=tmp_path)
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
@@ -118,7 +122,8 @@ def test_without_verification(
     tiny_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "verify", None)
-    (made,) = export_model(ExportOptions(form="routed", output=tmp_path, verify=False))
+    options = ExportOptions(form="routed", output=tmp_path, verify=False, target="onnx")
+    made, _ = export_model(options).models
     assert made.parity == ()
     assert json.loads(sidecar_path(made.path).read_text())["parity"] == []
 
@@ -126,14 +131,14 @@ def test_without_verification(
 def test_old_files_are_replaced(tiny_export: None, tmp_path: Path) -> None:
     for name in (f"{STEMS[1]}.onnx", f"{STEMS[1]}.onnx.json"):
         (tmp_path / name).write_bytes(b"old")
-    (path,) = export(form="routed", output=tmp_path, verify=False)
+    (path,) = export(target="onnx", form="routed", output=tmp_path, verify=False)
     onnx.checker.check_model(str(path))
-    assert len(files(tmp_path)) == 2
+    assert len(files(tmp_path)) == 4
 
 
 def test_a_mismatch_publishes_nothing(perturbed: None, tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="does not do what the network does"):
-        export(scale=2, output=tmp_path / "out")
+        export(target="onnx", scale=2, output=tmp_path / "out")
     assert files(tmp_path) == []
 
 
@@ -150,7 +155,7 @@ def test_a_mismatch_of_the_second_form_publishes_nothing(
 
     monkeypatch.setattr(pipeline, "verify", fail_second)
     with pytest.raises(ParityError):
-        export(scale=2, output=tmp_path)
+        export(target="onnx", scale=2, output=tmp_path)
     assert forms == ["self-contained", "routed"]
     assert files(tmp_path) == []
 
@@ -181,13 +186,13 @@ def test_when_the_second_write_fails_nothing_is_published(
     monkeypatch.setattr(Path, function, fail_second)
     expected = PpsrError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
-        export(scale=2, output=tmp_path, verify=False)
+        export(target="onnx", scale=2, output=tmp_path, verify=False)
     assert len(calls) == 2
     assert files(tmp_path) == before
     assert all((tmp_path / name).read_bytes() == b"old" for name in before)
 
 
-@pytest.mark.parametrize("call", [1, 2, 3, 4])
+@pytest.mark.parametrize("call", range(1, 7))
 def test_when_the_disk_fails_to_keep_a_file_nothing_is_published(
     tiny_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
@@ -201,7 +206,7 @@ def test_when_the_disk_fails_to_keep_a_file_nothing_is_published(
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(PpsrError, match="No space left"):
-        export(scale=2, output=tmp_path, verify=False)
+        export(target="onnx", scale=2, output=tmp_path, verify=False)
     assert files(tmp_path) == []
 
 
@@ -225,7 +230,7 @@ def test_wrong_options_are_refused_at_once(
 @pytest.mark.parametrize("options", [{"scale": 3}, {"scale": 2, "weights": "no/such.safetensors"}])
 def test_missing_weights(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError):
-        export(output=tmp_path / "out", **options)
+        export(target="onnx", output=tmp_path / "out", **options)
     assert files(tmp_path) == []
 
 
@@ -233,4 +238,4 @@ def test_missing_weights(tmp_path: Path, options: dict[str, Any]) -> None:
 def test_a_folder_that_cannot_be_made(tiny_export: None, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PpsrError, match=r"cannot make the folder|is a file|not a folder"):
-        export(form="routed", verify=False, output=tmp_path / "file" / "below")
+        export(target="onnx", form="routed", verify=False, output=tmp_path / "file" / "below")

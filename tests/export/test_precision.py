@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from ppsr.export.precision import ISLANDS, Island, to_fp16
+from ppsr.export.islands import ISLANDS, Island
+from ppsr.export.precision import to_fp16
 from ppsr.export.reference import Reference
 from ppsr.export.verify import MAX_PEAK, GraphRun
 from ppsr.models.errors import PrecisionError

@@ -31,25 +31,30 @@ def random_categories(batch: int, tokens: int, categories: int) -> torch.Tensor:
 @pytest.mark.parametrize("categories", [1, 3, 64])
 def test_order_is_the_stable_sort(tokens, categories):
     category = random_categories(3, tokens, categories)
-    rank = category_rank(category, categories)
+    rank = category_rank(category.unsqueeze(-1), categories).long()
     order = category_order(rank)
-    assert torch.equal(order, torch.sort(category, dim=1, stable=True).indices)
-    assert torch.equal(order.gather(1, rank), torch.arange(tokens).expand(3, -1))
-    assert torch.equal(rank.gather(1, order), torch.arange(tokens).expand(3, -1))
-    assert rank.dtype == order.dtype == torch.int64
+    assert torch.equal(order.long(), torch.sort(category, dim=1, stable=True).indices)
+    assert torch.equal(order.gather(1, rank), torch.arange(tokens).int().expand(3, -1))
+    assert torch.equal(rank.gather(1, order.long()), torch.arange(tokens).expand(3, -1))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_order_has_the_indices_of_engines(dtype):
+    rank = category_rank(torch.zeros((1, 5, 1), dtype=dtype), 2)
+    assert rank.dtype == category_order(rank).dtype == torch.int32
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=60))
 def test_rank_counts_what_stands_before(category):
-    rank = category_rank(torch.tensor([category], dtype=torch.int64), 8)[0].tolist()
+    rank = category_rank(torch.tensor(category).unsqueeze(-1), 8).tolist()
     pairs = [(c, i) for i, c in enumerate(category)]
     assert rank == [sum(other < pair for other in pairs) for pair in pairs]
 
 
 def test_empty_categories_do_not_matter():
-    category = torch.tensor([[63, 0, 63, 0, 5]])
-    assert category_rank(category, 64).tolist() == [[3, 0, 4, 1, 2]]
+    category = torch.tensor([63, 0, 63, 0, 5]).unsqueeze(-1)
+    assert category_rank(category, 64).tolist() == [3, 0, 4, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,7 @@ def routed(tokens: int, compensation: bool):
 
 
 def groups(active: torch.Tensor | None):
-    return group_tokens(active, 300, GROUP, torch.empty(0))
+    return group_tokens(active, 300, GROUP, 16, torch.empty(0))
 
 
 @pytest.mark.parametrize("compensation", [True, False])

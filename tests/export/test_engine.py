@@ -1,0 +1,418 @@
+"""Engines for real: TensorRT for RTX parses and builds without a GPU; TensorRT as a fake module."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+
+from ppsr.export import engine, plans
+from ppsr.export.engine import build_plan, choose_flavour, why_no_engine
+from ppsr.export.islands import ISLANDS
+from ppsr.export.layers import COMPUTING, LayerInfo, require_fp16, summary
+from ppsr.export.options import DEFAULT_PROFILES, Profile
+from ppsr.models.errors import BackendUnavailable, ParityError, PpsrError
+from ppsr.runtime.sidecar import Flavour, read_sidecar, routing_path, sha256
+
+SMALL = (Profile((16, 16), (64, 64), (128, 128)),)
+
+
+def ranges(takes_active: bool, profiles: tuple[Profile, ...] = SMALL) -> list[Any]:
+    return [profile.shape_range(takes_active) for profile in profiles]
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``without(*modules)``: those TensorRTs are not installed; no GPU either."""
+
+    def hide(*modules: str) -> None:
+        monkeypatch.setattr(engine, "find_spec", lambda name: None if name in modules else True)
+        monkeypatch.setattr(engine, "gpu_at_hand", lambda: None)
+
+    return hide
+
+
+class TestChoice:
+    def test_auto_takes_what_can_build_here(self, without: Callable) -> None:
+        without()
+        assert choose_flavour("auto") == "tensorrt-rtx"
+        without("tensorrt_rtx")
+        assert choose_flavour("auto") is None
+        assert why_no_engine("auto").endswith(
+            "tensorrt-rtx is not installed: pip install 'ppsr[rtx]'"
+        )
+
+    def test_tensorrt_comes_first_where_there_is_a_gpu(
+        self, without: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        without()
+        monkeypatch.setattr(engine, "gpu_at_hand", lambda: SimpleNamespace(name="H200"))
+        assert choose_flavour("auto") == "tensorrt"
+
+    @pytest.mark.parametrize(
+        ("target", "hidden", "line"),
+        [
+            ("tensorrt", "tensorrt", "tensorrt is not installed: pip install 'ppsr[tensorrt]'"),
+            ("tensorrt-rtx", "tensorrt_rtx", "not installed: pip install 'ppsr[rtx]'"),
+            ("tensorrt", "", "--target tensorrt-rtx builds without one"),
+        ],
+    )
+    def test_what_is_named_and_missing_is_told(
+        self, without: Callable, target: Any, hidden: str, line: str
+    ) -> None:
+        without(hidden)
+        with pytest.raises(BackendUnavailable, match=re.escape(line)) as caught:
+            choose_flavour(target)
+        assert caught.value.exit_code == 4
+
+    def test_onnx_alone(self, without: Callable) -> None:
+        without()
+        assert choose_flavour("onnx") is None
+        assert "as asked" in why_no_engine("onnx")
+
+    def test_a_flavour_that_does_not_load(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+        with pytest.raises(BackendUnavailable, match=r"cannot be imported .*ppsr\[tensorrt\]"):
+            engine.load_flavour("tensorrt")
+
+
+def layer(name: str, kind: str, precision: str) -> LayerInfo:
+    return LayerInfo(name, kind, (precision,))
+
+
+class TestPrecision:
+    GOOD = (
+        layer("layers.0.residual_group.layers.0.attn_win/MatMul", "MATRIX_MULTIPLY", "HALF"),
+        layer("layers.0.residual_group.layers.0.attn_aca.softmax/Softmax", "SOFTMAX", "FLOAT"),
+        layer("layers.0.residual_group.layers.0.attn_aca/Gather", "GATHER", "INT32"),
+    )
+
+    def test_islands_are_fp32_and_the_rest_fp16(self) -> None:
+        require_fp16(self.GOOD)
+        assert summary(self.GOOD) == "3 layers; of those that compute 1 FLOAT, 1 HALF"
+
+    @pytest.mark.parametrize(
+        ("number", "precision", "words"),
+        [
+            (0, "FLOAT", "expected layers.0.*attn_win/MatMul to be HALF, it is FLOAT"),
+            (1, "HALF", r"\(FP32 island 'category logits'\) to be FLOAT, it is HALF"),
+        ],
+    )
+    def test_another_precision_is_refused(self, number: int, precision: str, words: str) -> None:
+        spoilt = list(self.GOOD)
+        spoilt[number] = layer(spoilt[number].name, spoilt[number].kind, precision)
+        with pytest.raises(ParityError, match=words) as caught:
+            require_fp16(spoilt)
+        assert caught.value.exit_code == 3
+
+    def test_nothing_in_fp16_is_refused(self) -> None:
+        with pytest.raises(ParityError, match="nothing in the engine's network is FP16"):
+            require_fp16(self.GOOD[1:])
+
+
+@pytest.mark.rtx
+class TestRtx:
+    @pytest.fixture(autouse=True)
+    def _installed(self) -> None:
+        pytest.importorskip("tensorrt_rtx")
+
+    @pytest.mark.parametrize("name", ["pp-atd-light", "atd-light"])
+    @pytest.mark.parametrize("fp16", [False, True], ids=["fp32", "fp16"])
+    def test_builds_for_full_hd(self, graph: Callable, name: str, fp16: bool) -> None:
+        """Masked and dense, with the default profiles: 16 x 16 up to 1088 x 1920, no token or all.
+
+        The types of the layers are the engine's precision, GPU or not.
+        """
+        model, artefact = graph(name, fp16=fp16)
+        built = build_plan(model, ranges(artefact.takes_active, DEFAULT_PROFILES), "tensorrt-rtx")
+        assert len(built.plan) > 1_000_000
+        assert len(built.profiles) == 3
+        assert len(built.layers) < 0.4 * 9817, "of the prototype's graph"
+        computing = [one for one in built.layers if one.kind in COMPUTING]
+        if not fp16:
+            assert {one.outputs[0] for one in computing} == {"FLOAT"}
+            return
+        require_fp16(built.layers)
+        for number in range(24):
+            scope = f"layers.{number // 6}.residual_group.layers.{number % 6}."
+            mine = [one for one in computing if one.name.startswith(scope)]
+            halves = {one.name for one in mine if one.outputs[0] == "HALF"}
+            assert {f"{scope}attn_win/MatMul", f"{scope}attn_win/Softmax"} <= halves
+            for island in ISLANDS:
+                inside = [one for one in mine if re.search(island.pattern, one.name)]
+                if island.name != "refinement" or number % 6 < 5:
+                    assert inside, f"{island.name} is in no layer's list at {scope}"
+
+    def test_progress_is_told(self, graph: Callable) -> None:
+        told: list[tuple[str, float]] = []
+
+        def on_phase(phase: str, done: float) -> bool:
+            told.append((phase, done))
+            return True
+
+        build_plan(graph("tiny")[0], ranges(True), "tensorrt-rtx", on_phase)
+        assert len(told) > 10
+        assert len({phase for phase, _ in told}) > 1
+        assert all(0 < done <= 1 for _, done in told)
+
+    def test_a_build_that_is_told_to_stop_stops(self, graph: Callable) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            build_plan(graph("tiny")[0], ranges(True), "tensorrt-rtx", lambda _phase, _done: False)
+
+    def test_ctrl_c_stops_the_build(self, graph: Callable) -> None:
+        """The signal comes while TensorRT works; the build ends early, as it would by itself."""
+        started = threading.Event()
+
+        def interrupt() -> None:
+            started.wait(60)
+            signal.raise_signal(signal.SIGINT)
+
+        def on_phase(_phase: str, _done: float) -> bool:
+            started.set()
+            time.sleep(0.2)
+            return True
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            build_plan(graph("tiny")[0], ranges(True), "tensorrt-rtx", on_phase)
+
+    def test_a_graph_it_does_not_take(self, graph: Callable) -> None:
+        """The self-contained graph has a NonZero."""
+        with pytest.raises(PpsrError, match=r"does not take the graph.*NonZero"):
+            build_plan(graph("tiny", "self-contained")[0], ranges(True), "tensorrt-rtx")
+
+    def test_a_profile_it_does_not_take(self, graph: Callable) -> None:
+        """More tokens than its index arithmetic has numbers for."""
+        huge = (Profile((16, 16), (64, 64), (65536, 65536)),)
+        with pytest.raises(PpsrError, match="did not build the engine"):
+            build_plan(graph("tiny")[0], ranges(True, huge), "tensorrt-rtx")
+
+    @pytest.mark.parametrize("fp16", [False, True], ids=["fp32", "fp16"])
+    def test_the_command_publishes_plans(
+        self, tiny_export: None, command: Callable, tmp_path: Path, fp16: bool
+    ) -> None:
+        result = command(
+            *("--target", "tensorrt-rtx", "--inspect", "-o", tmp_path, *(["--fp16"] * fp16)),
+            *("--min-shape", "16x16", "--opt-shape", "64x64", "--max-shape", "128x128"),
+        )
+        assert result.exit_code == 0, result.output
+        (plan,) = (p for p in tmp_path.glob("*.plan") if "routing" not in p.name)
+        precision = "fp16" if fp16 else "fp32"
+        assert re.fullmatch(rf"pp-atd-light_x2_{precision}_rtx[\d.]+\.plan", plan.name)
+        assert f"{plan.name}" in result.output
+        assert "16 x 16" in result.output
+        assert re.search(r"\d+ layers; of those that compute", result.output)
+        routed = tmp_path / f"pp-atd-light_x2_{precision}_routed.onnx"
+        for path, of in (
+            (plan, routed),
+            (routing_path(plan), tmp_path / "pp-atd-light_routing.onnx"),
+        ):
+            sidecar = read_sidecar(path)
+            assert sidecar is not None
+            assert sidecar.plan is not None
+            assert sidecar.plan.flavour == "tensorrt-rtx"
+            assert sidecar.plan.sha256 == sha256(path.read_bytes())
+            assert sidecar.onnx_sha256 == sha256(of.read_bytes())
+            assert sidecar.profiles[0].max == (128, 128)
+        listed = json.loads(plans.layers_path(plan).read_text())
+        assert listed["engine"] is None, "there is no GPU in CI"
+        islands = [one for one in listed["network"] if "attn_aca.softmax/MatMul" in one["name"]]
+        assert [one["outputs"] for one in islands] == [["FLOAT"]] * 2
+
+    def test_fp16_that_is_none_publishes_no_plan(
+        self,
+        tiny_export: None,
+        command: Callable,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        from ppsr.export import pipeline
+
+        monkeypatch.setattr(pipeline, "to_fp16", lambda model: model)
+        monkeypatch.setattr(pipeline, "verify", lambda *_: [])
+        result = command("--fp16", "--target", "tensorrt-rtx", "-o", tmp_path)
+        assert result.exit_code == 3
+        assert "to be HALF, it is FLOAT" in result.stderr
+        assert list(tmp_path.glob("*.plan*")) == []
+        assert len(list(tmp_path.glob("*.onnx"))) == 3
+
+
+def test_a_target_that_is_missing_ends_before_anything_slow(
+    command: Callable, without: Callable, tmp_path: Path
+) -> None:
+    without("tensorrt")
+    result = command("--target", "tensorrt", "-o", tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert result.stderr == "Error: tensorrt is not installed: pip install 'ppsr[tensorrt]'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+class FakeTensorRT:
+    """What ``build_plan`` asks of TensorRT 11, recorded; there is no wheel of it to test with."""
+
+    __version__ = "11.4.0.106"
+
+    def __init__(self, *, parses: bool = True, builds: bool = True) -> None:
+        self.calls: list[Any] = []
+        self.cache = b"what was measured"
+        fake = self
+
+        class Base:
+            def __init__(self) -> None:
+                pass
+
+        class Logger(Base):
+            ERROR, INTERNAL_ERROR = "error", "internal"
+
+        class Tensor(SimpleNamespace):
+            pass
+
+        class Network:
+            num_inputs, num_layers = 2, 1
+
+            def get_input(self, index: int) -> Any:
+                return Tensor(name=("input", "active")[index])
+
+            def get_layer(self, _index: int) -> Any:
+                output = Tensor(dtype=SimpleNamespace(name="HALF"))
+                kind = SimpleNamespace(name="SOFTMAX")
+                return SimpleNamespace(
+                    name="a", type=kind, num_outputs=1, get_output=lambda _i: output
+                )
+
+        class Parser:
+            num_errors = 1
+
+            def __init__(self, _network: Any, _logger: Any) -> None:
+                pass
+
+            def parse(self, data: bytes) -> bool:
+                fake.calls.append(("parse", len(data) > 0))
+                return parses
+
+            def get_error(self, _index: int) -> Any:
+                return SimpleNamespace(desc=lambda: "no importer for NonZero")
+
+        class Cache:
+            def serialize(self) -> bytes:
+                return fake.cache
+
+        class Config:
+            progress_monitor: Any = None
+
+            def add_optimization_profile(self, profile: Any) -> None:
+                fake.calls.append(("profile", profile.shapes))
+
+            def create_timing_cache(self, data: bytes) -> Any:
+                fake.calls.append(("cache", data))
+                return Cache()
+
+            def set_timing_cache(self, _cache: Any, ignore_mismatch: bool) -> None:
+                assert not ignore_mismatch
+
+            def get_timing_cache(self) -> Any:
+                return Cache()
+
+        class Builder:
+            def __init__(self, logger: Any) -> None:
+                self.logger = logger
+
+            def create_network(self, flags: int) -> Any:
+                fake.calls.append(("network", flags))
+                return Network()
+
+            def create_builder_config(self) -> Any:
+                return Config()
+
+            def create_optimization_profile(self) -> Any:
+                shapes: dict[str, Any] = {}
+                return SimpleNamespace(
+                    shapes=shapes, set_shape=lambda name, *three: shapes.update({name: three})
+                )
+
+            def build_serialized_network(self, _network: Any, _config: Any) -> bytes | None:
+                if not builds:
+                    self.logger.log("error", "out of memory\nsecond line")
+                return b"engine" if builds else None
+
+        self.ILogger, self.IProgressMonitor = Logger, Base
+        self.Builder, self.OnnxParser = Builder, Parser
+        self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+
+
+class TestTensorRT:
+    FLAVOUR: Flavour = "tensorrt"
+
+    @pytest.fixture
+    def fake(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., FakeTensorRT]:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+        def install(**options: Any) -> FakeTensorRT:
+            made = FakeTensorRT(**options)
+            monkeypatch.setitem(sys.modules, "tensorrt", made)
+            return made
+
+        return install
+
+    def test_builds_strongly_typed_with_every_profile(self, fake: Callable) -> None:
+        trt = fake()
+        built = build_plan(onnx.ModelProto(ir_version=10), ranges(True), self.FLAVOUR)
+        assert (built.plan, built.version) == (b"engine", "11.4.0.106")
+        assert built.layers == (LayerInfo("a", "SOFTMAX", ("HALF",)),)
+        assert trt.calls == [
+            ("network", 2),
+            ("parse", True),
+            (
+                "profile",
+                {
+                    "input": ((1, 3, 16, 16), (1, 3, 64, 64), (1, 3, 128, 128)),
+                    "active": ((0,), (2458,), (16384,)),
+                },
+            ),
+            ("cache", b""),
+        ]
+
+    def test_what_was_measured_is_kept_for_the_next_build(self, fake: Callable) -> None:
+        fake()
+        build_plan(onnx.ModelProto(ir_version=10), ranges(True), self.FLAVOUR)
+        again = fake()
+        build_plan(onnx.ModelProto(ir_version=10), ranges(True), self.FLAVOUR)
+        assert again.calls[-1] == ("cache", b"what was measured")
+
+    def test_a_cache_that_cannot_be_written_is_no_error(
+        self, fake: Callable, tmp_path: Path
+    ) -> None:
+        fake()
+        (tmp_path / "ppsr").write_text("a file where the folder should be")
+        assert build_plan(onnx.ModelProto(ir_version=10), ranges(True), self.FLAVOUR).plan
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"parses": False}, "11.4.0.106 does not take the graph: no importer for NonZero"),
+            ({"builds": False}, "11.4.0.106 did not build the engine: out of memory$"),
+        ],
+    )
+    def test_its_own_words_are_told(
+        self, fake: Callable, options: dict[str, bool], words: str
+    ) -> None:
+        fake(**options)
+        with pytest.raises(PpsrError, match=words):
+            build_plan(onnx.ModelProto(ir_version=10), ranges(True), self.FLAVOUR)
+
+
+def test_help_needs_no_tensorrt() -> None:
+    code = "import sys, ppsr.export.cli; print({'tensorrt', 'tensorrt_rtx'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
