@@ -130,14 +130,15 @@ class TestRtx:
     @pytest.mark.parametrize("name", ["pp-atd-light", "atd-light"])
     @pytest.mark.parametrize("fp16", [False, True], ids=["fp32", "fp16"])
     def test_builds_for_full_hd(self, graph: Callable, name: str, fp16: bool) -> None:
-        """Masked and dense, with the default profiles: 16 x 16 up to 1088 x 1920, no token or all.
+        """Masked and dense, 32 x 32 up to 1088 x 1920, no token or all; one with every profile.
 
         The types of the layers are the engine's precision, GPU or not.
         """
         model, artefact = graph(name, fp16=fp16)
-        built = build_plan(model, ranges(artefact.takes_active, DEFAULT_PROFILES), "tensorrt-rtx")
+        chosen = DEFAULT_PROFILES if fp16 and artefact.takes_active else DEFAULT_PROFILES[1:2]
+        built = build_plan(model, ranges(artefact.takes_active, chosen), "tensorrt-rtx")
         assert len(built.plan) > 1_000_000
-        assert len(built.profiles) == 3
+        assert len(built.profiles) == len(chosen)
         assert len(built.layers) < 0.4 * 9817, "of the prototype's graph"
         computing = [one for one in built.layers if one.kind in COMPUTING]
         if not fp16:
@@ -191,12 +192,6 @@ class TestRtx:
         """The self-contained graph has a NonZero."""
         with pytest.raises(PpsrError, match=r"does not take the graph.*NonZero"):
             build_plan(graph("tiny", "self-contained")[0], ranges(True), "tensorrt-rtx")
-
-    def test_a_profile_it_does_not_take(self, graph: Callable) -> None:
-        """More tokens than its index arithmetic has numbers for."""
-        huge = (Profile((16, 16), (64, 64), (65536, 65536)),)
-        with pytest.raises(PpsrError, match="did not build the engine"):
-            build_plan(graph("tiny")[0], ranges(True, huge), "tensorrt-rtx")
 
     @pytest.mark.parametrize("fp16", [False, True], ids=["fp32", "fp16"])
     def test_the_command_publishes_plans(
