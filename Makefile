@@ -13,7 +13,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.installed-demo ## Export the x2 model and upscale the sample photo
-	$(BIN)/ppsr-export --scale 2 --form self-contained
+	$(BIN)/ppsr-export --scale 2 --form self-contained --target onnx
 	$(BIN)/ppsr-run artifacts/pp-atd-light_x2_fp32.onnx calibration/coffee.webp -o artifacts/sample_x2.png
 	@echo "The photo, twice as large: artifacts/sample_x2.png"
 

@@ -4,7 +4,7 @@
 
 Counts the layers of the network as parsed by TensorRT for RTX (no GPU needed), with every rewrite
 of ``export/fold.py`` and of graph surgery, and with each of them left out in turn. Writes
-``benchmarks/results/layers.json``. Five traces: about three minutes.
+``benchmarks/results/layers.json``. Six traces: about three minutes.
 """
 
 from __future__ import annotations

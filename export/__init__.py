@@ -41,7 +41,8 @@ def export(
     The arguments are the fields of ``ppsr.export.options.ExportOptions``; ``profiles`` None are
     the default ones. Raises UsageError, CheckpointError for the weights, BackendUnavailable where
     an extra or the ``target`` is missing, PrecisionError where FP16 cannot hold the weights,
-    ParityError where a graph does not do what the network does.
+    ParityError where a graph does not do what the network does, PpsrError where TensorRT or the
+    disk refuses.
     """
     from .options import DEFAULT_PROFILES, ExportOptions
 

@@ -19,7 +19,7 @@ from ppsr.runtime.command import reports_errors
 from ppsr.runtime.sidecar import Size
 
 from . import load_pipeline
-from .engine import why_no_engine
+from .flavour import why_no_engine
 from .layers import summary
 from .options import DEFAULT_PROFILES, FORMS, OPSETS, TARGETS, ExportOptions, Profile
 
@@ -96,7 +96,12 @@ def main(scale: str, opset: str, no_verify: bool, **values: Any) -> None:
         scale=int(scale), opset=int(opset), verify=not no_verify, profiles=profiles, **values
     )
     console = Console()
-    bar = Progress(TextColumn("  {task.description}"), BarColumn(), console=console, transient=True)
+    bar = Progress(
+        TextColumn("  {task.description}", markup=False),
+        BarColumn(),
+        console=console,
+        transient=True,
+    )
 
     @contextmanager
     def progress(stage: str) -> Iterator[None]:
@@ -116,14 +121,19 @@ def main(scale: str, opset: str, no_verify: bool, **values: Any) -> None:
     if export.plan:
         _describe_plan(console, export.plan)
     else:
-        console.print(f"\n{why_no_engine(options.target)}", highlight=False, soft_wrap=True)
+        _tell(console, f"\n{why_no_engine(options.target)}")
     path = shlex.quote(str(export.models[0].path))
-    console.print(f"Next: ppsr-run {path} photo.jpg", highlight=False, soft_wrap=True)
+    _tell(console, f"Next: ppsr-run {path} photo.jpg")
+
+
+def _tell(console: Console, text: str) -> None:
+    """Print a line as it is: rich takes 'ppsr[rtx]' for one of its tags."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _describe(console: Console, made: Exported) -> None:
     size = made.path.stat().st_size / 1e6
-    console.print(f"\n{made.path}  {size:.2f} MB", highlight=False, soft_wrap=True)
+    _tell(console, f"\n{made.path}  {size:.2f} MB")
     if made.artefact.form == "routing":
         console.print("finds the active tokens of a padded picture, for loaders of your own")
         return
@@ -147,8 +157,8 @@ def _describe(console: Console, made: Exported) -> None:
 
 def _describe_plan(console: Console, made: Planned) -> None:
     size = len(made.files[made.path]) / 1e6
-    console.print(f"\n{made.path}  {size:.2f} MB", highlight=False, soft_wrap=True)
-    console.print(summary(made.layers), highlight=False, soft_wrap=True)
+    _tell(console, f"\n{made.path}  {size:.2f} MB")
+    _tell(console, summary(made.layers))
     table = Table("profile", "from", "best at", "up to", "active tokens", box=None)
     for number, profile in enumerate(made.sidecar.profiles):
         sizes = (f"{h} x {w}" for h, w in (profile.min, profile.opt, profile.max))

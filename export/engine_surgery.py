@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .surgery import Pass
+from .surgery import Pass, bypass
 
 _BROADCASTING = frozenset(
     {"Add", "Sub", "Mul", "Div", "Equal", "Less", "Max", "MatMul", "LayerNormalization"}
@@ -43,7 +43,8 @@ def int32_indices(graph: gs.Graph) -> int:
             else:
                 narrow[index.name] = gs.Variable(name, np.int32, index.shape)
                 cast = {"to": onnx.TensorProto.INT32}
-                made.append(gs.Node("Cast", f"{name}/", cast, [index], [narrow[index.name]]))
+                scope = (origin or node).name.rpartition("/")[0]
+                made.append(gs.Node("Cast", f"{scope}/{name}", cast, [index], [narrow[index.name]]))
         node.inputs[place] = narrow[index.name]
         changed += 1
     graph.nodes.extend(made)
@@ -58,7 +59,7 @@ def drop_flat_reshapes(graph: gs.Graph) -> int:
             continue
         source, shape = node.inputs[0], node.inputs[1].values.tolist()
         if shape == [-1] and source.shape is not None and len(source.shape) == 1:
-            dropped += _bypass(node, source)
+            dropped += bypass(node, source)
     return dropped
 
 
@@ -102,11 +103,3 @@ def _broadcast_places(node: gs.Node) -> range:
     if node.op == "Gemm" and len(node.inputs) == 3:
         return range(0, 3, 2)
     return range(len(node.inputs) if node.op in _BROADCASTING else 0)
-
-
-def _bypass(node: gs.Node, source: gs.Tensor) -> int:
-    """Let what takes the node's output take ``source``; the number of takers, 0 for an output."""
-    takers = list(node.outputs[0].outputs)
-    for taker in takers:
-        taker.inputs = [source if tensor is node.outputs[0] else tensor for tensor in taker.inputs]
-    return len(takers)

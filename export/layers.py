@@ -33,18 +33,25 @@ class LayerInfo:
 
 
 def require_fp16(layers: Sequence[LayerInfo], islands: Sequence[Island] = ISLANDS) -> None:
-    """Raise ParityError unless all that computes is FP16 but for ``islands``, which are FP32."""
+    """Raise ParityError unless all that computes is FP16 but for ``islands``, which are FP32.
+
+    Every island must have something that computes: one without was renamed.
+    """
+    empty = {island.name for island in islands}
     for layer in layers:
         if layer.kind not in COMPUTING:
             continue
         island = next((one for one in islands if re.search(one.pattern, layer.name)), None)
         expected = "FLOAT" if island else "HALF"
+        empty -= {island.name} if island else set()
         if layer.outputs[0] != expected:
             where = f" (FP32 island {island.name!r})" if island else ""
             raise ParityError(
                 f"expected {layer.name}{where} to be {expected}, it is {layer.outputs[0]} in the "
                 "engine's network; no engine was written"
             )
+    if empty:
+        raise ParityError(f"nothing in the engine's network is in the FP32 islands {sorted(empty)}")
     if not any("HALF" in layer.outputs for layer in layers):
         raise ParityError("FP16 was asked for, but nothing in the engine's network is FP16")
 
@@ -56,7 +63,7 @@ def summary(layers: Sequence[LayerInfo]) -> str:
     return f"{len(layers)} layers; of those that compute {spelt}"
 
 
-def to_json(layers: Sequence[LayerInfo], fused: Any = None) -> str:
-    """Spell the list; ``fused`` is what TensorRT tells of the built engine, None without a GPU."""
-    content = {"network": [asdict(layer) for layer in layers], "engine": fused}
+def to_json(layers: Sequence[LayerInfo], engine: Any) -> str:
+    """Spell the list; ``engine`` is what the inspector tells, or why it does not."""
+    content = {"network": [asdict(layer) for layer in layers], "engine": engine}
     return json.dumps(content, indent=1) + "\n"

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from ppsr.models.config import MODEL_NAMES, SCALES, ModelName, PurePass
 from ppsr.models.errors import UsageError
 from ppsr.models.pure_pass import GRID
-from ppsr.runtime.artefact import Form, Precision
+from ppsr.runtime.artefact import Form
 from ppsr.runtime.sidecar import ShapeRange, Size
 
 FORMS: tuple[Form, ...] = ("self-contained", "routed")
@@ -98,6 +98,8 @@ class ExportOptions:
         _require("form", self.form, ("both", *FORMS))
         _require("opset", self.opset, OPSETS)
         _require("target", self.target, TARGETS)
+        if self.inspect and self.target == "onnx":
+            raise UsageError("expected an engine to inspect, got the target onnx")
         if not self.profiles:
             raise UsageError("expected at least one profile, got none")
         if not 0 < self.atol < math.inf:
@@ -107,10 +109,6 @@ class ExportOptions:
         if self.weights == "":
             raise UsageError("expected the path of a weights file, got an empty one")
         _require_folder(self.output)
-
-    @property
-    def precision(self) -> Precision:
-        return "fp16" if self.fp16 else "fp32"
 
     @property
     def forms(self) -> tuple[Form, ...]:

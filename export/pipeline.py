@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 
 from ppsr.calibration.crops import sample_crops
@@ -21,8 +23,9 @@ from ppsr.runtime.sidecar import Flavour, Sidecar, sha256, sidecar_path
 from ppsr.runtime.versions import installed, own_version
 
 from .compose import join_front_end, write_metadata
-from .engine import OnPhase, choose_flavour
+from .engine import OnPhase
 from .engine_surgery import ENGINE_PASSES
+from .flavour import choose_flavour
 from .fold import fold
 from .naming import name_nodes
 from .options import ExportOptions
@@ -31,7 +34,7 @@ from .precision import to_fp16
 from .reference import Reference
 from .surgery import PASSES, run_passes
 from .trace import trace_front_end, trace_network, trace_router
-from .verify import Parity, verify
+from .verify import Parity, verify, verify_routing
 
 Stage = tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]]
 Progress = Callable[[str], AbstractContextManager[None]]
@@ -139,7 +142,6 @@ def _make(
     # The FP32 graph is made and judged for an FP16 export too: it has the tight bounds.
     precisions: Sequence[Precision] = ("fp32", "fp16") if options.fp16 else ("fp32",)
     join = _joining(form, reference.network, options, progress)
-    pictures = [crop.rgb for crop in sample_crops([("coffee", sample_photo())], VERIFIED_SIZES)]
     for precision in precisions if options.verify else precisions[-1:]:
         artefact = _artefact(options, form, precision, reference.network)
         halve: list[Stage] = [("precision fp16", to_fp16)] if precision == "fp16" else []
@@ -148,8 +150,13 @@ def _make(
         parity: list[Parity] = []
         if options.verify:
             with progress(f"verify {form} {precision}"):
-                parity = verify(model, artefact, reference, pictures, options.atol)
+                parity = verify(model, artefact, reference, _pictures(), options.atol)
     return _described(options, artefact, model, parity)
+
+
+def _pictures() -> list[npt.NDArray[np.uint8]]:
+    """What graphs are verified on."""
+    return [crop.rgb for crop in sample_crops([("coffee", sample_photo())], VERIFIED_SIZES)]
 
 
 def _make_router(options: ExportOptions, network: ATD, progress: Progress) -> _Graph:
@@ -158,7 +165,11 @@ def _make_router(options: ExportOptions, network: ATD, progress: Progress) -> _G
     with progress("trace the routing"):
         traced = name_nodes(trace_router(network, options.opset), root="routing")
     describe: Stage = ("metadata", partial(write_metadata, artefact=artefact))
-    return _described(options, artefact, _apply([*SURGERY[1:], describe], traced, progress), [])
+    model = _apply([*SURGERY[1:], describe], traced, progress)
+    if options.verify:
+        with progress("verify the routing"):
+            verify_routing(model, artefact, _pictures())
+    return _described(options, artefact, model, [])
 
 
 def _joining(form: Form, network: ATD, options: ExportOptions, progress: Progress) -> list[Stage]:

@@ -6,9 +6,11 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 
+from ppsr.models.errors import PpsrError
 from ppsr.runtime.sidecar import (
     Flavour,
     Plan,
@@ -19,7 +21,8 @@ from ppsr.runtime.sidecar import (
     sidecar_path,
 )
 
-from .engine import Built, OnPhase, build_plan, gpu_at_hand, tell_layers
+from .engine import Built, OnPhase, build_plan, list_layers, tell_layers
+from .flavour import gpu_at_hand
 from .layers import LayerInfo, require_fp16, to_json
 from .options import ExportOptions
 
@@ -51,9 +54,9 @@ def make_plans(
     model, described = network
     takes_active = described.artefact.takes_active
     profiles = [profile.shape_range(takes_active) for profile in options.profiles]
-    built = build_plan(model, profiles, flavour, on_phase)
     if options.fp16:
-        require_fp16(built.layers)
+        require_fp16(list_layers(model, flavour))
+    built = build_plan(model, profiles, flavour, on_phase, detailed=options.inspect)
     sidecar = _described(described, built, flavour)
     assert sidecar.plan is not None
     path = options.output / f"{plan_stem(sidecar.artefact, sidecar.plan)}.plan"
@@ -63,14 +66,23 @@ def make_plans(
         routing = build_plan(router[0], pictures, flavour, on_phase)
         files |= _files(routing_path(path), routing, _described(router[1], routing, flavour))
     if options.inspect:
-        fused = tell_layers(built.plan, flavour) if gpu_at_hand() else None
-        files[layers_path(path)] = to_json(built.layers, fused).encode()
+        files[layers_path(path)] = to_json(built.layers, _inspected(built, flavour)).encode()
     return Planned(path, sidecar, built.layers, files)
 
 
 def layers_path(plan: Path) -> Path:
     """Return where the list of a plan's layers lies: ``<plan>.layers.json`` beside it."""
     return plan.with_name(f"{plan.name}.layers.json")
+
+
+def _inspected(built: Built, flavour: Flavour) -> Any:
+    """What the engine inspector tells; it needs a GPU that the engine runs on."""
+    if gpu_at_hand() is None:
+        return "not inspected: there is no GPU"
+    try:
+        return tell_layers(built.plan, flavour)
+    except PpsrError as error:  # The engine may be for another GPU; it is written all the same.
+        return f"not inspected: {error}"
 
 
 def _described(of_onnx: Sidecar, built: Built, flavour: Flavour) -> Sidecar:

@@ -90,10 +90,7 @@ def drop_identity_transposes(graph: gs.Graph) -> int:
         perm = node.attrs.get("perm")
         if node.op != "Transpose" or perm is None or list(perm) != list(range(len(perm))):
             continue
-        source, result = node.inputs[0], node.outputs[0]
-        for consumer in list(result.outputs):
-            consumer.inputs = [source if t is result else t for t in consumer.inputs]
-            dropped += 1
+        dropped += bypass(node, node.inputs[0])
     return dropped
 
 
@@ -102,6 +99,16 @@ PASSES: tuple[Pass, ...] = (
     select_slices,
     drop_identity_transposes,
 )
+
+
+def bypass(node: gs.Node, source: gs.Tensor) -> int:
+    """Let what reads the node's output read ``source``; the number of readers, 0 for an output."""
+    readers = list(node.outputs[0].outputs)
+    for reader in readers:
+        reader.inputs = [
+            source if tensor is node.outputs[0] else tensor for tensor in reader.inputs
+        ]
+    return len(readers)
 
 
 def _made_by(tensor: gs.Tensor, op: str) -> bool:

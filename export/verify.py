@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 
 from ppsr.models.errors import ParityError
 from ppsr.models.pure_pass import active_tokens, pad_to_grid
-from ppsr.runtime.artefact import ACTIVE, INPUT, OUTPUT, Artefact
+from ppsr.runtime.artefact import ACTIVE, COUNT, INPUT, OUTPUT, Artefact
 from ppsr.runtime.metrics import psnr
 from ppsr.runtime.ort import open_session
 
@@ -116,6 +116,23 @@ def verify(
     return reports
 
 
+def verify_routing(
+    model: onnx.ModelProto, artefact: Artefact, pictures: Sequence[npt.NDArray[np.uint8]]
+) -> None:
+    """Run every picture (uint8 H W 3) through a routing: its tokens must be those of the host.
+
+    Raises ParityError at the first picture that fails.
+    """
+    assert artefact.pure_pass is not None
+    session = open_session(model.SerializeToString())
+    for rgb in pictures:
+        padded = pad_to_grid(rgb)
+        active, count = session.run([ACTIVE, COUNT], {INPUT: _image(padded)})
+        wanted = active_tokens(artefact.pure_pass.mask(padded))
+        if len(active) != padded[..., 0].size or not np.array_equal(active[: count[0]], wanted):
+            raise _fails(artefact, rgb, "it finds other tokens than the host")
+
+
 class GraphRun:
     """A graph in onnxruntime, with its categories (and FP16 peaks) as further outputs."""
 
@@ -188,8 +205,13 @@ def _feed(artefact: Artefact, rgb: npt.NDArray[np.uint8]) -> dict[str, npt.NDArr
         rgb = pad_to_grid(rgb)
         if artefact.pure_pass:
             feed[ACTIVE] = active_tokens(artefact.pure_pass.mask(rgb))
-    feed[INPUT] = np.ascontiguousarray(rgb.transpose(2, 0, 1)[None], np.float32) / 255
+    feed[INPUT] = _image(rgb)
     return feed
+
+
+def _image(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """uint8 H W 3 -> float32 1 3 H W in [0, 1]."""
+    return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
 
 
 def _cropped(

@@ -6,7 +6,7 @@ PpsrError                 1  something failed at run time
 |   +-- CheckpointError   2  the weights are not what they should be
 |   +-- ArtefactError     2  the model file is not one this tool can run
 +-- PrecisionError        1  FP16 cannot hold what the weights ask for
-+-- ParityError           3  an exported graph does not do what the network does
++-- ParityError           3  an export does not do what the network does, or not in FP16
 +-- BackendUnavailable    4  a package or a device is missing, or is not the one it must be
 """
 

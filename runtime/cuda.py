@@ -18,6 +18,7 @@ from cuda.bindings import runtime as cudart
 from ppsr.models.errors import BackendUnavailable, PpsrError
 
 from .backend import Closing
+from .tensorrt_log import first_line
 
 ALIGNMENT = 256
 """Bytes: what TensorRT asks of an address, and the least that is allocated."""
@@ -46,7 +47,7 @@ def probe() -> str | None:
             return f"no NVIDIA driver is installed ({_name(status)})"
         return f"the NVIDIA driver does not start ({_name(status)})"
     except (RuntimeError, OSError) as error:
-        return f"CUDA cannot be loaded ({str(error).splitlines()[0]})"
+        return f"CUDA cannot be loaded ({first_line(error)})"
 
 
 def first_gpu() -> Gpu:

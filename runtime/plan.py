@@ -27,6 +27,7 @@ from .sidecar import (
     sha256,
     sidecar_path,
 )
+from .tensorrt_log import first_line, make_logger
 
 
 @dataclass
@@ -157,7 +158,7 @@ def _import(flavour: Flavour, path: Path) -> Any:
         return importlib.import_module(MODULES[flavour])
     except (ImportError, OSError) as error:  # OSError: a library of it is missing or damaged.
         raise BackendUnavailable(
-            f"{path} needs {flavour}, which cannot be imported ({_first_line(error)}): "
+            f"{path} needs {flavour}, which cannot be imported ({first_line(error)}): "
             f"pip install 'ppsr[{EXTRAS[flavour]}]'"
         ) from error
 
@@ -167,37 +168,15 @@ def _deserialise(trt: Any, path: Path, data: bytes, sidecar: Sidecar | None) -> 
 
     ``engine_host_code_allowed`` stays off, as it is.
     """
-    log = _logger(trt)
+    log = make_logger(trt)
     try:
         runtime = trt.Runtime(log)
         engine = runtime.deserialize_cuda_engine(data)
     except (RuntimeError, TypeError) as error:  # pybind11's, where a constructor fails.
         raise BackendUnavailable(
-            f"{trt.__name__} {trt.__version__} does not start ({log.said or _first_line(error)})"
+            f"{trt.__name__} {trt.__version__} does not start ({log.said or first_line(error)})"
         ) from error
     return Loaded(path, trt, log, runtime, engine, sidecar)
-
-
-def _logger(trt: Any) -> Any:
-    """An ``ILogger`` that prints nothing: what goes wrong is told in one line of our own."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]  # The module is only known now.
-        def __init__(self) -> None:
-            super().__init__()
-            self.said = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            # The first of several is the cause; what follows repeats it.
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) and not self.said:
-                self.said = _first_line(message)
-
-    return Log()
-
-
-def _first_line(message: object) -> str:
-    """Shorten to what a user can read."""
-    lines = str(message).strip().splitlines() or [type(message).__name__]
-    return lines[0] if len(lines[0]) <= 200 else lines[0][:197] + "..."
 
 
 def _spelt(tensors: Mapping[str, str]) -> str:

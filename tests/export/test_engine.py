@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import onnx
 import pytest
 
-from ppsr.export import engine, plans
-from ppsr.export.engine import build_plan, choose_flavour, why_no_engine
+from ppsr.export import flavour as flavours
+from ppsr.export import plans
+from ppsr.export.engine import build_plan
+from ppsr.export.flavour import choose_flavour, gpu_at_hand, load_flavour, why_no_engine
 from ppsr.export.islands import ISLANDS
 from ppsr.export.layers import COMPUTING, LayerInfo, require_fp16, summary
 from ppsr.export.options import DEFAULT_PROFILES, Profile
 from ppsr.models.errors import BackendUnavailable, ParityError, PpsrError
 from ppsr.runtime.sidecar import Flavour, read_sidecar, routing_path, sha256
 
+MANY = 20
+"""Steps of progress of the smallest build there is: more than these."""
 SMALL = (Profile((16, 16), (64, 64), (128, 128)),)
 
 
@@ -37,8 +41,10 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """``without(*modules)``: those TensorRTs are not installed; no GPU either."""
 
     def hide(*modules: str) -> None:
-        monkeypatch.setattr(engine, "find_spec", lambda name: None if name in modules else True)
-        monkeypatch.setattr(engine, "gpu_at_hand", lambda: None)
+        monkeypatch.setattr(flavours, "find_spec", lambda name: None if name in modules else True)
+        monkeypatch.setattr(flavours, "gpu_at_hand", lambda: None)
+        for module in {"tensorrt", "tensorrt_rtx"} - set(modules):
+            monkeypatch.setitem(sys.modules, module, ModuleType(module))
 
     return hide
 
@@ -57,7 +63,7 @@ class TestChoice:
         self, without: Callable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         without()
-        monkeypatch.setattr(engine, "gpu_at_hand", lambda: SimpleNamespace(name="H200"))
+        monkeypatch.setattr(flavours, "gpu_at_hand", lambda: SimpleNamespace(name="H200"))
         assert choose_flavour("auto") == "tensorrt"
 
     @pytest.mark.parametrize(
@@ -81,10 +87,15 @@ class TestChoice:
         assert choose_flavour("onnx") is None
         assert "as asked" in why_no_engine("onnx")
 
-    def test_a_flavour_that_does_not_load(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_flavour_that_does_not_load(
+        self, without: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its wheel is there, its libraries are not: auto goes on to the next."""
+        without()
         monkeypatch.setitem(sys.modules, "tensorrt", None)
         with pytest.raises(BackendUnavailable, match=r"cannot be imported .*ppsr\[tensorrt\]"):
-            engine.load_flavour("tensorrt")
+            load_flavour("tensorrt")
+        assert choose_flavour("auto") == "tensorrt-rtx"
 
 
 def layer(name: str, kind: str, precision: str) -> LayerInfo:
@@ -92,6 +103,7 @@ def layer(name: str, kind: str, precision: str) -> LayerInfo:
 
 
 class TestPrecision:
+    ISLANDS = tuple(island for island in ISLANDS if island.name == "category logits")
     GOOD = (
         layer("layers.0.residual_group.layers.0.attn_win/MatMul", "MATRIX_MULTIPLY", "HALF"),
         layer("layers.0.residual_group.layers.0.attn_aca.softmax/Softmax", "SOFTMAX", "FLOAT"),
@@ -99,7 +111,7 @@ class TestPrecision:
     )
 
     def test_islands_are_fp32_and_the_rest_fp16(self) -> None:
-        require_fp16(self.GOOD)
+        require_fp16(self.GOOD, self.ISLANDS)
         assert summary(self.GOOD) == "3 layers; of those that compute 1 FLOAT, 1 HALF"
 
     @pytest.mark.parametrize(
@@ -113,12 +125,16 @@ class TestPrecision:
         spoilt = list(self.GOOD)
         spoilt[number] = layer(spoilt[number].name, spoilt[number].kind, precision)
         with pytest.raises(ParityError, match=words) as caught:
-            require_fp16(spoilt)
+            require_fp16(spoilt, self.ISLANDS)
         assert caught.value.exit_code == 3
 
     def test_nothing_in_fp16_is_refused(self) -> None:
         with pytest.raises(ParityError, match="nothing in the engine's network is FP16"):
-            require_fp16(self.GOOD[1:])
+            require_fp16(self.GOOD[1:], self.ISLANDS)
+
+    def test_an_island_that_was_renamed_is_noticed(self) -> None:
+        with pytest.raises(ParityError, match=r"islands \['refinement', 'similarity'\]"):
+            require_fp16(self.GOOD)
 
 
 @pytest.mark.rtx
@@ -163,34 +179,46 @@ class TestRtx:
             return True
 
         build_plan(graph("tiny")[0], ranges(True), "tensorrt-rtx", on_phase)
-        assert len(told) > 10
+        assert len(told) > MANY
         assert len({phase for phase, _ in told}) > 1
         assert all(0 < done <= 1 for _, done in told)
 
     def test_a_build_that_is_told_to_stop_stops(self, graph: Callable) -> None:
+        told: list[str] = []
+
+        def on_phase(phase: str, _done: float) -> bool:
+            told.append(phase)
+            return False
+
         with pytest.raises(KeyboardInterrupt):
-            build_plan(graph("tiny")[0], ranges(True), "tensorrt-rtx", lambda _phase, _done: False)
+            build_plan(graph("tiny")[0], ranges(True), "tensorrt-rtx", on_phase)
+        assert len(told) < MANY / 2, "it went on"
 
     def test_ctrl_c_stops_the_build(self, graph: Callable) -> None:
-        """The signal comes while TensorRT works; the build ends early, as it would by itself."""
-        started = threading.Event()
+        """The signal comes while TensorRT works, and the build ends early."""
+        told: list[str] = []
 
-        def interrupt() -> None:
-            started.wait(60)
-            signal.raise_signal(signal.SIGINT)
-
-        def on_phase(_phase: str, _done: float) -> bool:
-            started.set()
-            time.sleep(0.2)
+        def on_phase(phase: str, _done: float) -> bool:
+            told.append(phase)
+            if len(told) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
             return True
 
-        threading.Thread(target=interrupt, daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
+            build_plan(graph("tiny")[0], ranges(True), "tensorrt-rtx", on_phase)
+        assert len(told) < MANY / 2, "it went on"
+
+    def test_what_the_caller_does_wrong_is_raised_to_the_caller(self, graph: Callable) -> None:
+        def on_phase(_phase: str, _done: float) -> bool:
+            raise BrokenPipeError("the screen is gone")
+
+        with pytest.raises(BrokenPipeError, match="the screen is gone"):
             build_plan(graph("tiny")[0], ranges(True), "tensorrt-rtx", on_phase)
 
     def test_a_graph_it_does_not_take(self, graph: Callable) -> None:
         """The self-contained graph has a NonZero."""
-        with pytest.raises(PpsrError, match=r"does not take the graph.*NonZero"):
+        with pytest.raises(PpsrError, match=r"did not take the graph.*NonZero"):
             build_plan(graph("tiny", "self-contained")[0], ranges(True), "tensorrt-rtx")
 
     @pytest.mark.parametrize("fp16", [False, True], ids=["fp32", "fp16"])
@@ -221,7 +249,8 @@ class TestRtx:
             assert sidecar.onnx_sha256 == sha256(of.read_bytes())
             assert sidecar.profiles[0].max == (128, 128)
         listed = json.loads(plans.layers_path(plan).read_text())
-        assert listed["engine"] is None, "there is no GPU in CI"
+        if gpu_at_hand() is None:
+            assert listed["engine"] == "not inspected: there is no GPU"
         islands = [one for one in listed["network"] if "attn_aca.softmax/MatMul" in one["name"]]
         assert [one["outputs"] for one in islands] == [["FLOAT"]] * 2
 
@@ -258,7 +287,9 @@ class FakeTensorRT:
 
     __version__ = "11.4.0.106"
 
-    def __init__(self, *, parses: bool = True, builds: bool = True) -> None:
+    def __init__(
+        self, *, parses: bool = True, takes: bool = True, builds: bool = True, raises: bool = False
+    ) -> None:
         self.calls: list[Any] = []
         self.cache = b"what was measured"
         fake = self
@@ -306,8 +337,12 @@ class FakeTensorRT:
         class Config:
             progress_monitor: Any = None
 
-            def add_optimization_profile(self, profile: Any) -> None:
+            def clear_flag(self, flag: str) -> None:
+                fake.calls.append(("without", flag))
+
+            def add_optimization_profile(self, profile: Any) -> int:
                 fake.calls.append(("profile", profile.shapes))
+                return 0 if takes else -1
 
             def create_timing_cache(self, data: bytes) -> Any:
                 fake.calls.append(("cache", data))
@@ -337,6 +372,8 @@ class FakeTensorRT:
                 )
 
             def build_serialized_network(self, _network: Any, _config: Any) -> bytes | None:
+                if raises:
+                    raise RuntimeError("a library is missing")
                 if not builds:
                     self.logger.log("error", "out of memory\nsecond line")
                 return b"engine" if builds else None
@@ -344,6 +381,7 @@ class FakeTensorRT:
         self.ILogger, self.IProgressMonitor = Logger, Base
         self.Builder, self.OnnxParser = Builder, Parser
         self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=1)
+        self.BuilderFlag = SimpleNamespace(TF32="TF32")
 
 
 class TestTensorRT:
@@ -368,6 +406,7 @@ class TestTensorRT:
         assert trt.calls == [
             ("network", 2),
             ("parse", True),
+            ("without", "TF32"),
             (
                 "profile",
                 {
@@ -395,8 +434,10 @@ class TestTensorRT:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"parses": False}, "11.4.0.106 does not take the graph: no importer for NonZero"),
+            ({"parses": False}, "11.4.0.106 did not take the graph: no importer for NonZero"),
+            ({"takes": False}, r"11.4.0.106 did not take the profile ShapeRange\(min=\(16, 16\)"),
             ({"builds": False}, "11.4.0.106 did not build the engine: out of memory$"),
+            ({"raises": True}, "the build failed: a library is missing"),
         ],
     )
     def test_its_own_words_are_told(
@@ -405,6 +446,33 @@ class TestTensorRT:
         fake(**options)
         with pytest.raises(PpsrError, match=words):
             build_plan(onnx.ModelProto(ir_version=10), ranges(True), self.FLAVOUR)
+
+
+@pytest.mark.rtx
+def test_ctrl_c_while_the_engine_is_built_keeps_the_onnx_files(
+    tiny_export: None, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+
+    def interrupted(*_arguments: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plans, "build_plan", interrupted)
+    result = command("--target", "tensorrt-rtx", "--no-verify", "-o", tmp_path)
+    assert result.exit_code == 130
+    assert result.stderr == "Error: interrupted\n"
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json"] * 3 + [".onnx"] * 3
+
+
+def test_auto_without_a_flavour_says_what_to_install(
+    tiny_export: None, command: Callable, without: Callable, tmp_path: Path
+) -> None:
+    without("tensorrt", "tensorrt_rtx")
+    result = command("--form", "routed", "--no-verify", "-o", tmp_path)
+    assert result.exit_code == 0
+    line = "No engine was built: tensorrt-rtx is not installed: pip install 'ppsr[rtx]'"
+    assert line in result.stdout
+    assert list(tmp_path.glob("*.plan")) == []
 
 
 def test_help_needs_no_tensorrt() -> None:

@@ -33,9 +33,14 @@ def test_names_are_unique_and_say_the_module(network: Callable, graph: Callable)
 def test_every_module_with_weights_has_nodes(network: Callable, graph: Callable) -> None:
     scopes = {node.name.rpartition("/")[0] for node in graph("pp-atd-light")[0].graph.node}
     owners = {
-        name
+        # The linear layers of the feed-forward network are convolutions of its own (fold.py).
+        re.sub(r"convffn\.fc\d", "convffn", name)
         for name, module in network("pp-atd-light").named_modules()
         if list(module.parameters(recurse=False)) and not name.endswith("residual_group")
+    }
+    # The first dictionaries are constants, and with them what is made of them.
+    owners -= {
+        f"layers.{b}.residual_group.layers.0.attn_atd.{w}" for b in range(4) for w in ("wk", "wv")
     }
     assert {name for name in owners if name not in scopes and not LAYER.match(name)} == set()
     assert {name for name in owners if name not in scopes and "norm3" not in name} == set()
@@ -68,7 +73,7 @@ def test_islands_hold_the_same_in_every_layer(graph: Callable, name: str, island
 
 def test_islands_hold_what_they_are_for(graph: Callable) -> None:
     wanted = {
-        "similarity": {"Softmax": 24, "MatMul": 24 * 4},
+        "similarity": {"Softmax": 24, "MatMul": 24 * 4 - 4},
         "category logits": {"Softmax": 24, "MatMul": 24},
         "refinement": {"Softmax": 20, "MatMul": 20, "InstanceNormalization": 20},
     }

@@ -127,7 +127,7 @@ def test_overflow_is_seen(graph: Callable, network: Callable, photo: Callable) -
     (name,) = (
         node.input[1]
         for node in model.graph.node
-        if re.search(r"layers\.0\.convffn\.fc1/MatMul", node.name)
+        if re.search(r"layers\.0\.convffn/Conv$", node.name)
     )
     (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
     values = numpy_helper.to_array(weight).astype(np.float32) * 30_000

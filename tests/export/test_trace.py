@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,12 +13,15 @@ import pytest
 import torch
 from torch.fx.experimental import _config as shape_config
 
+from ppsr.export.compose import write_metadata
 from ppsr.export.naming import name_nodes
 from ppsr.export.reference import Reference
-from ppsr.export.trace import FrontEnd, trace_front_end, trace_network
-from ppsr.export.verify import GraphRun
+from ppsr.export.trace import FrontEnd, trace_front_end, trace_network, trace_router
+from ppsr.export.verify import GraphRun, verify_routing
+from ppsr.models.config import PurePass
+from ppsr.models.errors import ParityError
 from ppsr.models.pure_pass import active_tokens, pad_to_grid, pure_pixels
-from ppsr.runtime.artefact import ACTIVE, INPUT, OUTPUT
+from ppsr.runtime.artefact import ACTIVE, INPUT, OUTPUT, Artefact
 
 DATA_DEPENDENT = {
     *("Compress", "If", "Loop", "NonMaxSuppression", "NonZero", "Scan", "Sort", "TopK", "Unique"),
@@ -163,3 +167,31 @@ def test_the_traced_size_is_nowhere_in_the_graph(graph: Callable) -> None:
     ]
     numbers = {int(v) for values in small if values.size < 8 for v in values.reshape(-1)}
     assert not numbers & {80, 3840, 3540, 3541, 29, 28}
+
+
+@pytest.fixture(scope="module")
+def router(network: Callable) -> tuple[onnx.ModelProto, Artefact]:
+    artefact = Artefact("pp-atd-light", 2, "routing", "fp32", 20, "7" * 64, "0", PurePass())
+    return write_metadata(name_nodes(trace_router(network(), 20), "routing"), artefact), artefact
+
+
+def test_the_routing_finds_the_tokens_of_the_host(router: tuple, photo: Callable) -> None:
+    """All, some and none of them; grey pixels, which are ties, and sizes of every shape."""
+    grey = np.repeat(np.random.default_rng(0).integers(0, 256, (40, 70, 1), np.uint8), 3, 2)
+    noise = np.random.default_rng(1).integers(0, 256, (33, 17, 3), np.uint8)
+    flat = np.full((16, 128, 3), 90, np.uint8)
+    pictures = [photo("coffee", 64, 96), photo("rocket", 37, 50), grey, noise, flat]
+    verify_routing(*router, pictures)
+    assert not DATA_DEPENDENT & set(operators(router[0]))
+
+
+def test_a_routing_with_other_settings_is_noticed(router: tuple, photo: Callable) -> None:
+    model, artefact = router
+    other = replace(artefact, pure_pass=PurePass(shift=0))
+    with pytest.raises(ParityError, match="pp-atd-light_routing does not .* other tokens than"):
+        verify_routing(model, other, [photo("coffee", 64, 96)])
+
+
+def test_a_dense_network_has_no_routing(network: Callable) -> None:
+    with pytest.raises(ValueError, match="expected a network with Pure-Pass"):
+        trace_router(network("atd-light"), 20)
