@@ -49,8 +49,9 @@ def test_every_module_with_weights_has_nodes(network: Callable, graph: Callable)
 @pytest.mark.parametrize("island", ISLANDS, ids=lambda island: island.name)
 @pytest.mark.parametrize("name", ["pp-atd-light", "atd-light"])
 def test_islands_hold_the_same_in_every_layer(graph: Callable, name: str, island: Island) -> None:
-    """What all layers share is computed once, under the name of the first: the bias of spare
-    places, which no layer changes. Any other difference is a node that left its island."""
+    """But for what all layers share, computed under the name of the first: the codes of spare
+    places; and for what the first layer of a block makes of its dictionary, which is a constant.
+    Any other difference is a node that left its island."""
     found: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for node in graph(name)[0].graph.node:
         if re.search(island.pattern, node.name):
@@ -61,14 +62,20 @@ def test_islands_hold_the_same_in_every_layer(graph: Callable, name: str, island
     if island.name == "refinement":
         every -= {(str(block), "5") for block in range(4)}
     assert set(found) == every
-    shared = found["0", "0"] - found["0", "1"]
-    assert shared == (
-        Counter(Cast=1, Mul=1, Expand=1)
-        if island.name == "category logits" and name == "pp-atd-light"
+    shared = found["0", "0"] - found["1", "0"]
+    masks = island.name == "category logits" and name == "pp-atd-light"
+    assert shared == (Counter(Pad=2) if masks else Counter())
+    found["0", "0"] -= shared
+    folded = [found[key] for key in every if key[1] == "0"]
+    others = [found[key] for key in every if key[1] != "0"]
+    for kind in (folded, others):
+        assert len({tuple(sorted(ops.items())) for ops in kind}) == 1, found
+    constant = others[0] - folded[0]
+    assert constant == (
+        Counter(MatMul=1, Add=1, ReduceL2=1, Clip=1, Div=1, Mul=1, Transpose=1)
+        if island.name == "similarity"
         else Counter()
     )
-    found["0", "0"] -= shared
-    assert len({tuple(sorted(ops.items())) for ops in found.values()}) == 1, found
 
 
 def test_islands_hold_what_they_are_for(graph: Callable) -> None:

@@ -188,7 +188,7 @@ def test_the_routing_finds_the_tokens_of_the_host(router: tuple, photo: Callable
 def test_a_routing_with_other_settings_is_noticed(router: tuple, photo: Callable) -> None:
     model, artefact = router
     other = replace(artefact, pure_pass=PurePass(shift=0))
-    with pytest.raises(ParityError, match="pp-atd-light_routing does not .* other tokens than"):
+    with pytest.raises(ParityError, match=r"pp-atd-light_routing does not .* other tokens than"):
         verify_routing(model, other, [photo("coffee", 64, 96)])
 
 
