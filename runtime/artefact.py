@@ -94,7 +94,7 @@ class Artefact:
             if key in metadata:
                 try:
                     return parse(metadata[key])
-                except (KeyError, TypeError, ValueError, RecursionError) as error:
+                except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
                     fault, cause = f"has a garbled {key!r}", error
             raise ArtefactError(
                 f"{source} was not made by ppsr-export (its metadata {fault}); "

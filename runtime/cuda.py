@@ -40,11 +40,15 @@ def probe() -> str | None:
     """
     try:
         status, count = cudart.cudaGetDeviceCount()
+        if status == cudart.cudaError_t.cudaErrorNoDevice or not (_failed(status) or count):
+            return "the driver finds no GPU"
         if not _failed(status):
-            return None if count else "the driver finds no GPU"
+            return None
         found, version = cudart.cudaDriverGetVersion()
         if not _failed(found) and not version:
             return f"no NVIDIA driver is installed ({_name(status)})"
+        if status == cudart.cudaError_t.cudaErrorInsufficientDriver:
+            return f"the NVIDIA driver is too old, for CUDA {version // 1000} ({_name(status)})"
         return f"the NVIDIA driver does not start ({_name(status)})"
     except (RuntimeError, OSError) as error:
         return f"CUDA cannot be loaded ({first_line(error)})"
@@ -222,7 +226,9 @@ def _call(function: Any, *arguments: Any) -> Any:
     if _failed(status):
         if status == cudart.cudaError_t.cudaErrorMemoryAllocation:
             where = "page-locked" if function is cudart.cudaMallocHost else "GPU"
-            raise PpsrError(f"not enough {where} memory ({_name(status)}); use a smaller picture")
+            raise PpsrError(
+                f"not enough {where} memory ({_name(status)}); use a smaller picture or free it"
+            )
         raise PpsrError(f"the GPU failed: {function.__name__} returned {_name(status)}")
     return results[0] if results else None
 

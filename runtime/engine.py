@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from ppsr.models.errors import PpsrError, UsageError
+from ppsr.models.errors import ArtefactError, PpsrError, UsageError
 from ppsr.models.pure_pass import GRID
 
 from .artefact import ACTIVE, INPUT
@@ -20,8 +20,8 @@ from .sidecar import ShapeRange, Size
 class Engine(Closing):
     """A plan that can be run again and again, on pictures of different sizes.
 
-    TensorRT's working memory is ours and as large as the picture needs: on its own it would take
-    what the largest picture of all profiles needs, at once.
+    TensorRT's working memory is ours and as large as it says the picture needs: on its own it would
+    take what the largest picture of all profiles needs, at once.
 
     CUDA graphs hold shapes and addresses, so one pays only where the same shapes come again. The
     list of active tokens has another length for each picture: an engine that takes one is always
@@ -63,16 +63,17 @@ class Engine(Closing):
         self._forget()
         self._shapes = {}
         profile = choose_profile(self.profiles, size, tokens)
-        context = self._context
         if profile != self._profile:
             self._profile = -1
-            switch, stream = context.set_optimization_profile_async, int(self._stream)
-            self._do(f"profile {profile}", switch, profile, stream)
+            stream = int(self._stream)
+            self._do(f"profile {profile}", "set_optimization_profile_async", profile, stream)
             self._profile = profile
         for name, shape in shapes.items():
-            self._do(f"the shape {shape} of {name}", context.set_input_shape, name, shape)
-        self._workspace.reserve(context.update_device_memory_size_for_shapes())
-        context.set_device_memory(self._workspace.address, self._workspace.size)
+            self._do(f"the shape {shape} of {name}", "set_input_shape", name, shape)
+        self._workspace.reserve(self._context.update_device_memory_size_for_shapes())
+        self._context.set_device_memory(self._workspace.address, self._workspace.size)
+        if self._loaded.log.said:  # Neither call tells by itself that it failed.
+            raise self._loaded.refused("the working memory")
         self._shapes = shapes
 
     def output_shape(self, name: str) -> tuple[int, ...]:
@@ -88,7 +89,7 @@ class Engine(Closing):
         if work != self._queued:
             self._forget()
             for name, address in addresses.items():
-                self._do(f"the address of {name}", self._context.set_tensor_address, name, address)
+                self._do(f"the address of {name}", "set_tensor_address", name, address)
         elif self._records and self._graph is None:
             try:
                 self._graph = Graph(self._stream, self._execute)
@@ -116,12 +117,14 @@ class Engine(Closing):
         # This TensorRT compiles better kernels while it runs and knows when to record anew.
         self._records = False
         config = engine.create_runtime_config()
+        if config is None:
+            return None
         config.set_execution_context_allocation_strategy(ours)
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return engine.create_execution_context(config)
 
     def _execute(self) -> None:
-        self._do("to run", self._context.execute_async_v3, int(self._stream))
+        self._do("to run", "execute_async_v3", int(self._stream))
 
     def _forget(self) -> None:
         """Free the graph: it holds shapes and addresses."""
@@ -129,8 +132,9 @@ class Engine(Closing):
         if graph is not None:
             graph.close()
 
-    def _do(self, what: str, call: Any, *arguments: Any) -> None:
-        if not call(*arguments):
+    def _do(self, what: str, method: str, *arguments: Any) -> None:
+        # By name: an exception must not keep the context alive beyond ``close``.
+        if not getattr(self._context, method)(*arguments):
             raise self._loaded.refused(what)
 
 
@@ -165,11 +169,17 @@ def _profiles(loaded: Loaded, takes_active: bool) -> list[ShapeRange]:
     engine = loaded.engine
     found = []
     for index in range(engine.num_optimization_profiles):
-        shapes = [tuple(dims)[2:] for dims in engine.get_tensor_profile_shape(INPUT, index)]
-        low, best, high = ((int(height), int(width)) for height, width in shapes)
-        tokens = None
-        if takes_active:
-            a, b, c = (int(dims[0]) for dims in engine.get_tensor_profile_shape(ACTIVE, index))
-            tokens = (a, b, c)
+        try:
+            shapes = [tuple(dims)[2:] for dims in engine.get_tensor_profile_shape(INPUT, index)]
+            low, best, high = ((int(height), int(width)) for height, width in shapes)
+            tokens = None
+            if takes_active:
+                a, b, c = (int(dims[0]) for dims in engine.get_tensor_profile_shape(ACTIVE, index))
+                tokens = (a, b, c)
+        except (ValueError, IndexError) as error:
+            raise ArtefactError(
+                f"{loaded.path} is not the engine it says: expected pictures 1 3 H W; "
+                "export it again"
+            ) from error
         found.append(ShapeRange(low, best, high, tokens))
     return found

@@ -84,7 +84,7 @@ def load_plan(path: Path, gpu: Gpu, trust: bool = False) -> Loaded:
         if not trust:
             raise ArtefactError(
                 f"{path} has no description beside it ({sidecar_path(path).name}), and a plan is "
-                "code: export it again, or give --trust if you built it yourself"
+                "code: export it again, or run it with ppsr-run --trust if you built it yourself"
             )
         return _load_any(path, data)
     plan = _described(path, data, sidecar)
@@ -142,12 +142,19 @@ def _load_any(path: Path, data: bytes) -> Loaded:
             f"{path} needs TensorRT, which is not installed: pip install 'ppsr[rtx]' "
             "(or 'ppsr[tensorrt]')"
         )
-    reasons = []
+    reasons, started = [], False
     for flavour in installed:
-        loaded = _deserialise(_import(flavour, path), path, data, None)
+        try:
+            loaded = _deserialise(_import(flavour, path), path, data, None)
+        except BackendUnavailable as error:  # The next may take it.
+            reasons.append(str(error))
+            continue
         if loaded.engine is not None:
             return loaded
+        started = True
         reasons.append(f"{flavour}: {loaded.log.said or 'no reason'}")
+    if not started:
+        raise BackendUnavailable("; ".join(reasons))
     raise ArtefactError(
         f"{path} is no plan that can be loaded here ({'; '.join(reasons)}); export it again"
     )

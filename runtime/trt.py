@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ppsr.models.config import PurePass
+from ppsr.models.config import SCALES, PurePass
 from ppsr.models.errors import ArtefactError, BackendUnavailable, PpsrError, UsageError
 
 from . import cuda
@@ -134,6 +134,7 @@ class TrtBackend(Closing):
         # The views are of memory that the next picture overwrites.
         arrays = {name: view.copy() for name, view in views.items()}
         if self._router is not None:
+            self._require_tokens(arrays.get(ACTIVE), math.prod(image.shape[2:]))
             arrays[ROUTING] = np.array(self._routed.milliseconds_since(self._started))
         return arrays
 
@@ -157,6 +158,12 @@ class TrtBackend(Closing):
             )
         return int(count[0])
 
+    @staticmethod
+    def _require_tokens(active: npt.NDArray[Any] | None, pixels: int) -> None:
+        """Raise PpsrError where a routing engine named tokens that the picture has not."""
+        if active is not None and len(active) and not 0 <= active[0] <= active[-1] < pixels:
+            raise PpsrError("the routing engine found tokens outside the picture; export it again")
+
     def _open_network(self, path: Path, gpu: cuda.Gpu, trust: bool) -> tuple[Engine, Artefact]:
         loaded = load_plan(path, gpu, trust)
         self._resources.callback(loaded.close)
@@ -167,7 +174,9 @@ class TrtBackend(Closing):
         loaded.require_tensors(ROUTED_NETWORK if takes_active else NETWORK)
         network = Engine(loaded, self._stream, takes_active)
         self._resources.callback(network.close)
-        return network, artefact or _shown_by(network, takes_active)
+        artefact = artefact or _shown_by(network, takes_active)
+        self._stream.synchronize()  # A switch of profiles may be on its way.
+        return network, artefact
 
     def _open_router(self, path: Path, gpu: cuda.Gpu, trust: bool) -> Engine | None:
         if not (self.artefact.takes_active and path.exists()):
@@ -189,9 +198,12 @@ def _shown_by(network: Engine, takes_active: bool) -> Artefact:
     """The identity of an engine without a sidecar: what it shows, and the paper's routing."""
     smallest = network.profiles[0]
     network.shape(smallest.min, smallest.tokens and smallest.tokens[0])
+    scale = network.output_shape(OUTPUT)[-1] / max(1, smallest.min[1])
+    if scale not in SCALES:
+        raise ArtefactError(f"this engine makes pictures {scale:g} times larger, none of {SCALES}")
     return Artefact(
         model="pp-atd-light" if takes_active else "atd-light",
-        scale=network.output_shape(OUTPUT)[2] // smallest.min[0],
+        scale=int(scale),
         form="routed",
         precision="unknown",
         opset=0,

@@ -32,7 +32,9 @@ Status = enum.IntEnum(
         "cudaSuccess": 0,
         "cudaErrorMemoryAllocation": 2,
         "cudaErrorInsufficientDriver": 35,
+        "cudaErrorNoDevice": 100,
         "cudaErrorIllegalAddress": 700,
+        "cudaErrorUnknown": 999,
     },
 )
 
@@ -115,6 +117,8 @@ class FakeGpu:
     def _checked(self, name: str, work: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
         def call(*arguments: Any) -> tuple[Any, ...]:
             failed = self.step(name, *arguments)
+            if name == "cudaGetDeviceCount" and not self.devices:
+                failed = failed or Status.cudaErrorNoDevice
             if failed and name in FREES:
                 work(*arguments)  # There is no second chance; it is not a leak of ours.
             if failed and name == "cudaStreamSynchronize":
@@ -219,13 +223,16 @@ def plan_bytes(**changes: Any) -> bytes:
 
 
 class FakeEngine:
-    def __init__(self, gpu: FakeGpu, data: bytes) -> None:
-        self.gpu = gpu
+    def __init__(self, gpu: FakeGpu, data: bytes, log: Any) -> None:
+        self.gpu, self.log = gpu, log
         self.content: dict[str, Any] = json.loads(data[4:])
         self.tensors: dict[str, str] = self.content["tensors"]
         self.num_io_tensors = len(self.tensors)
         self.num_optimization_profiles = len(self.content["profiles"])
         self.takes_active = self.content["kind"] == "network" and "active" in self.tensors
+
+    def fail(self, message: str) -> None:
+        self.log.log(self.log.ERROR, message)
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.tensors)[index]
@@ -245,6 +252,8 @@ class FakeEngine:
         return FakeContext(self)
 
     def create_runtime_config(self) -> Any:
+        if self.gpu.step("create_runtime_config"):
+            return None
         config = SimpleNamespace(cuda_graph_strategy="disabled", strategy=None)
         config.set_execution_context_allocation_strategy = lambda strategy: setattr(
             config, "strategy", strategy
@@ -278,13 +287,21 @@ class FakeContext:
         return True
 
     def update_device_memory_size_for_shapes(self) -> int:
-        _, _, height, width = self.shapes["input"]
-        return height * width * 10
+        if self.gpu.step("update_device_memory_size_for_shapes"):
+            self.engine.fail("no size")
+            return 0
+        return self._needed()
 
     def set_device_memory(self, address: int, size: int) -> None:
         assert self.gpu.live[address][0] == "device"
-        assert size >= self.update_device_memory_size_for_shapes()
+        if self.gpu.step("set_device_memory") or size < self._needed():
+            self.engine.fail("too small")
+            return
         self.memory = (address, size)
+
+    def _needed(self) -> int:
+        _, _, height, width = self.shapes["input"]
+        return int(height * width * 10)
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         _, _, height, width = self.shapes["input"]
@@ -307,7 +324,7 @@ class FakeContext:
         assert set(self.addresses) == set(self.engine.tensors)
         shapes, addresses = dict(self.shapes), dict(self.addresses)
         kernel = self._route if self.engine.content["kind"] == "router" else self._enlarge
-        memory, needed = self.memory[0], self.update_device_memory_size_for_shapes()
+        memory, needed = self.memory[0], self._needed()
 
         def work() -> None:
             self.gpu.view(memory, (needed,), np.uint8)[...] = 0xFF
@@ -364,7 +381,7 @@ def tensorrt(gpu: FakeGpu, name: str, version: str) -> ModuleType:
                 self.log.log(ILogger.ERROR, "Serialization assertion failed\nIn runtime.cpp:48")
                 self.log.log(ILogger.ERROR, "Error Code 1")
                 return None
-            return FakeEngine(gpu, data)
+            return FakeEngine(gpu, data, self.log)
 
         def __del__(self) -> None:
             gpu.calls.append(("~runtime",))

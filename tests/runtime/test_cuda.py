@@ -32,8 +32,9 @@ def test_a_gpu_is_found(gpu: Any, cuda: Any) -> None:
     ("driver", "devices", "status", "reason"),
     [
         (0, 1, DRIVER, r"no NVIDIA driver is installed \(cudaErrorInsufficientDriver\)"),
-        (12000, 1, DRIVER, r"driver does not start \(cudaErrorInsufficientDriver\)"),
-        (13000, 0, None, "the driver finds no GPU"),
+        (12000, 1, DRIVER, r"too old, for CUDA 12 \(cudaErrorInsufficientDriver\)"),
+        (13000, 1, 999, r"driver does not start \(cudaErrorUnknown\)"),
+        (13000, 0, 100, "the driver finds no GPU"),
     ],
 )
 def test_what_is_missing_is_named(

@@ -6,12 +6,14 @@ On a machine with a GPU this file alone proves the runtime: ``pytest tests/runti
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ppsr.export.engine import build_plan
 from ppsr.models.pure_pass import pad_to_grid
 from ppsr.runtime import Upscaler
 from ppsr.runtime.sidecar import Plan, ShapeRange, Sidecar, routing_path, sha256, sidecar_path
@@ -30,25 +32,11 @@ PROFILES = (
 
 
 def build(model: bytes) -> bytes:
-    """A plan with ``PROFILES``, as ppsr-export will build it."""
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse(model), [str(parser.get_error(i)) for i in range(parser.num_errors)]
-    config = builder.create_builder_config()
-    inputs = [network.get_input(i).name for i in range(network.num_inputs)]
-    for shapes in PROFILES:
-        profile = builder.create_optimization_profile()
-        sizes = (shapes.min, shapes.opt, shapes.max)
-        profile.set_shape("input", *((1, 3, *size) for size in sizes))
-        if "active" in inputs:
-            assert shapes.tokens
-            profile.set_shape("active", *((tokens,) for tokens in shapes.tokens))
-        config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    assert plan is not None
-    return bytes(plan)
+    """A plan with ``PROFILES``, as ppsr-export builds it."""
+    parsed = onnx.ModelProto.FromString(model)
+    takes_active = "active" in {value.name for value in parsed.graph.input}
+    profiles = [one if takes_active else replace(one, tokens=None) for one in PROFILES]
+    return build_plan(parsed, profiles, "tensorrt-rtx").plan
 
 
 def router() -> bytes:

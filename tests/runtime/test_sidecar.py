@@ -100,6 +100,7 @@ def test_a_missing_key_is_named(sidecar: Sidecar, key: str) -> None:
     [
         ("flavour", "tensorflow"),
         ("flavour_version", 11),
+        ("opset", float("inf")),
         ("plan_sha256", None),
         ("compute_capability", 8.9),
         ("profiles", 5),
