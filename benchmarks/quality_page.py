@@ -156,8 +156,9 @@ def _training() -> str:
 
 {_table(head, rows)}
 x2_0 are the weights the project began with, made before `ppsr-train`. A later run starts from the
-shipped weights before it, on the pictures named in [the model card](../models/MODEL_CARD.md), and
-is shipped only if it is better on Set5 and B100.
+shipped weights before it ("default"), the first ones of x3 and x4 from the last run of x2 with its
+last convolution interpolated, all on the pictures named in
+[the model card](../models/MODEL_CARD.md). It is shipped only if it is better on Set5 and B100.
 
 What remains to the paper is training: the x2 runs have seen {pixels / 1e6:,.0f} million
 low-resolution pixels, {100 * pixels / PAPER_PIXELS:.2f} % of the paper's

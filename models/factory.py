@@ -9,8 +9,7 @@ import torch
 
 from .atd import ATD
 from .checkpoint import read_checkpoint, weights_digest
-from .config import SCALES, PurePass, config_for
-from .errors import CheckpointError
+from .config import PurePass, config_for
 
 SEED = 2510
 """Of the random weights that ``weights=None`` gives."""
@@ -35,7 +34,7 @@ def build(
     of the module says which weights it holds, before the cast to ``dtype``.
 
     Raises ValueError for an unknown name, scale or dtype, or a ``pure_pass`` without routing;
-    CheckpointError for weights that are not what they should be, or not shipped.
+    CheckpointError for weights that are not what they should be.
     """
     config = config_for(name, scale, pure_pass)
     if pure_pass is not None and config.pure_pass is None:
@@ -47,23 +46,11 @@ def build(
         model = ATD(config)
     if weights is not None:
         if weights == "default":
-            with resources.as_file(_shipped(scale)) as path:
+            shipped = resources.files("ppsr.models") / f"pp_atd_light_x{scale}.safetensors"
+            with resources.as_file(shipped) as path:
                 state = read_checkpoint(path, scale)
         else:
             state = read_checkpoint(weights, scale)
         model.load_state_dict(state)
     model.weights_sha256 = weights_digest(model.state_dict())
     return model.to(dtype).eval()
-
-
-def _shipped(scale: int) -> resources.abc.Traversable:
-    """Return the weights file that lies beside this module."""
-    folder = resources.files("ppsr.models")
-    files = {s: folder / f"pp_atd_light_x{s}.safetensors" for s in SCALES}
-    if files[scale].is_file():
-        return files[scale]
-    shipped = ", ".join(f"x{s}" for s, file in files.items() if file.is_file())
-    raise CheckpointError(
-        f"expected weights for x{scale}, but only {shipped or 'none'} are shipped; "
-        "give the file of an ATD-light v1 checkpoint (ppsr-export: --weights FILE)"
-    )

@@ -86,7 +86,7 @@ def test_every_package_data_pattern_finds_a_file(pyproject: dict[str, Any]) -> N
 def test_the_wheel_holds_weights_photo_and_types(wheel: list[str]) -> None:
     assert {
         "ppsr/calibration/coffee.webp",
-        "ppsr/models/pp_atd_light_x2.safetensors",
+        *(f"ppsr/models/pp_atd_light_x{scale}.safetensors" for scale in (2, 3, 4)),
         *(f"ppsr/{name}/py.typed" for name in FOLDERS),
     } <= set(wheel)
 

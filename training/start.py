@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from ppsr.models.atd import ATD
 from ppsr.models.checkpoint import config_of, read_checkpoint
-from ppsr.models.config import SCALES
-from ppsr.models.errors import CheckpointError, UsageError
+from ppsr.models.errors import UsageError
 from ppsr.models.factory import build
 
 from .options import TrainOptions
@@ -23,15 +22,14 @@ def starting_network(options: TrainOptions) -> ATD:
 
     "bicubic" starts from nothing, see ``bicubic_start``. A checkpoint of another scale gives all
     but its last convolution, which is interpolated between the phases it has. "default" takes the
-    shipped weights of this scale, else those of another. Raises CheckpointError, or UsageError for
-    a file that is not there.
+    shipped weights. Raises CheckpointError, or UsageError for a file that is not there.
     """
     if options.init == "bicubic":
         model = build(options.model, options.scale, weights=None)
         bicubic_start(model)
         return model.train()
     if options.init == "default":
-        state = _shipped(options)
+        state = build(options.model, options.scale).state_dict()
     else:
         if not Path(options.init).exists():
             raise UsageError(
@@ -44,15 +42,6 @@ def starting_network(options: TrainOptions) -> ATD:
     model = build(options.model, options.scale, weights=None)
     model.load_state_dict(state)
     return model.train()
-
-
-def _shipped(options: TrainOptions) -> dict[str, Tensor]:
-    for scale in (options.scale, *SCALES):
-        try:
-            return build(options.model, scale).state_dict()
-        except CheckpointError as error:
-            missing = error
-    raise missing
 
 
 def rescale_last(state: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:

@@ -95,10 +95,6 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "order of shapes": (["--min-shape", "400x64"], "expected min <= opt <= max"),
     "atol": (["--atol", "0"], "expected an atol above 0"),
     "no number": (["--atol", "small"], "'small' is not a valid float"),
-    "weights not shipped": (
-        ["--scale", "3"],
-        "only x2 are shipped; give the file of an ATD-light v1",
-    ),
     "target": (["--target", "cuda"], "'cuda' is not one of 'auto', 'onnx', 'tensorrt'"),
     "weights": (["--weights", "no/such.safetensors"], "no/such.safetensors"),
     "output": (["-o", "file"], "expected a folder to write to, file is a file"),

@@ -24,6 +24,7 @@ from ppsr.runtime import Upscaler
 from ppsr.runtime.artefact import Artefact
 from ppsr.runtime.sidecar import sidecar_path
 
+SHIPPED = Path(__file__).parents[2] / "models" / "pp_atd_light_x2.safetensors"
 STEMS = ("pp-atd-light_x2_fp32", "pp-atd-light_x2_fp32_routed", "pp-atd-light_routing")
 
 
@@ -227,10 +228,13 @@ def test_wrong_options_are_refused_at_once(
         export(**options)
 
 
-@pytest.mark.parametrize("options", [{"scale": 3}, {"scale": 2, "weights": "no/such.safetensors"}])
-def test_missing_weights(tmp_path: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointError):
-        export(target="onnx", output=tmp_path / "out", **options)
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [("no/such.safetensors", "no/such.safetensors"), (SHIPPED, "for x3, got weights for x2")],
+)
+def test_weights_that_do_not_fit(tmp_path: Path, weights: str | Path, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        export(3, weights=weights, target="onnx", output=tmp_path / "out")
     assert files(tmp_path) == []
 
 

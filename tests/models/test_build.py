@@ -55,27 +55,19 @@ def test_unknown_attribute_is_an_attribute_error():
         _ = ppsr.models.bild
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", ["atd-light", "pp-atd-light"])
-def test_shipped_weights_are_loaded_as_they_are(root, name):
-    network = build(name, 2)
-    stored = load_file(root / "models" / "pp_atd_light_x2.safetensors")
+def test_shipped_weights_are_loaded_as_they_are(root, name, scale):
+    network = build(name, scale)
+    stored = load_file(root / "models" / f"pp_atd_light_x{scale}.safetensors")
     state = network.state_dict()
     assert state.keys() == stored.keys()
     assert all(torch.equal(state[key], stored[key]) for key in stored)
     assert network.weights_sha256 == weights_digest(stored)
     assert isinstance(network, ATD)
     assert network.config.name == name
-    assert network.scale == network.config.scale == 2
+    assert network.scale == network.config.scale == scale
     assert not any(module.training for module in network.modules())
-
-
-@pytest.mark.parametrize("scale", [3, 4])
-def test_scales_without_shipped_weights_say_so(scale):
-    with pytest.raises(CheckpointError) as error:
-        build("pp-atd-light", scale)
-    message = str(error.value)
-    assert f"expected weights for x{scale}, but only x2 are shipped" in message
-    assert message.endswith("checkpoint (ppsr-export: --weights FILE)")
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
