@@ -174,8 +174,9 @@ class TrtBackend(Closing):
         loaded.require_tensors(ROUTED_NETWORK if takes_active else NETWORK)
         network = Engine(loaded, self._stream, takes_active)
         self._resources.callback(network.close)
-        artefact = artefact or _shown_by(network, takes_active)
-        self._stream.synchronize()  # A switch of profiles may be on its way.
+        if artefact is None:
+            artefact = _shown_by(network, takes_active)
+            self._stream.synchronize()  # A switch of profiles may be on its way.
         return network, artefact
 
     def _open_router(self, path: Path, gpu: cuda.Gpu, trust: bool) -> Engine | None:
