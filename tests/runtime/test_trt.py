@@ -99,7 +99,8 @@ def test_the_calls_of_one_picture(gpu: Any, make: Callable, photo: Callable) -> 
         up(photo("coffee", 61, 83))
         assert gpu.names() == [
             "set_optimization_profile_async",
-            *("set_input_shape", "set_input_shape", "cudaMalloc"),
+            *("set_input_shape", "set_input_shape"),
+            *("update_device_memory_size_for_shapes", "cudaMalloc", "set_device_memory"),
             *("cudaMalloc", "cudaMallocHost") * 3,
             *("cudaMemcpyAsync", "cudaMemcpyAsync"),
             *("set_tensor_address",) * 3,
