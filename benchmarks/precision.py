@@ -53,7 +53,7 @@ ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "benchmarks/results/precision.json"
 PAGE = ROOT / "docs/precision.md"
 SCALE, OPSET = 2, 20
-CROPS = 12
+CROPS = 8
 CROP = (96, 128)
 PICTURES = {"Set5": 5, "B100": 20}
 
