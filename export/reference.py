@@ -76,7 +76,7 @@ def _eager(
         run.categories.append(own.numpy())
         if imposed is None or not len(index):
             return inputs
-        given = torch.from_numpy(imposed[layer][: len(index)]).unsqueeze(1)
+        given = torch.from_numpy(imposed[layer]).unsqueeze(1)
         gap = 1 - (found.gather(1, given) / found.amax(1, keepdim=True))
         run.ties += int((given.squeeze(1) != own).sum())
         run.gap = max(run.gap, float(gap.max()))

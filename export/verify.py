@@ -156,13 +156,14 @@ class GraphRun:
         Raises ParityError where they do not route the same tokens: that is integer arithmetic.
         """
         got = self.run(rgb)
-        categories = [got[name].reshape(-1) for name in self.categories]
+        # The graph knows the category of every token; those that take part are asked for theirs.
+        categories = [got[name].reshape(-1)[got[ACTIVE]] for name in self.categories]
         free = same = reference.run(rgb)
         if not np.array_equal(got[ACTIVE], free.active):
             raise _fails(self.artefact, rgb, "it routes other tokens to category attention")
         number = len(free.active)
         changed = sum(
-            int((theirs[:number] != ours).sum())
+            int((theirs != ours).sum())
             for theirs, ours in zip(categories, free.categories, strict=True)
         )
         if changed:
