@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +173,13 @@ def _gains() -> str:
     """What each further run of x2 brought on Set5, and took."""
     runs = [record for record in records() if record["name"].startswith("x2")]
     gains = [
-        f"{b['psnr_y']['Set5'] - a['psnr_y']['Set5']:+.2f} dB in {b['recipe']['minutes']:.0f} minutes"
-        for a, b in zip(runs, runs[1:], strict=False)
+        f"{new['psnr_y']['Set5'] - old['psnr_y']['Set5']:+.2f} dB in "
+        f"{new['recipe']['minutes']:.0f} minutes"
+        for old, new in pairwise(runs)
     ]
     return (
-        f"On Set5 the further x2 runs brought {', then '.join(gains)}: another run of the same "
-        "length on this\nhardware can be expected to bring less than the last one.\n\n"
+        f"On Set5 the further x2 runs brought {', then '.join(gains)}:\nanother run of the same "
+        "length on this hardware can be expected to bring less than the last one.\n\n"
     )
 
 
