@@ -1,4 +1,4 @@
-"""Which parts of the network stay in FP32 in an FP16 export, and why (docs/precision.md)."""
+"""Which parts of the network stay in FP32 in an FP16 export, and why."""
 
 from __future__ import annotations
 

@@ -382,7 +382,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[PpsrError], str]] = {
     "no sidecar": (
         {"described": None},
         ArtefactError,
-        r"has no description beside it \(a\.plan\.json\), and a plan is code: .*or run it with ppsr-run --trust",
+        r"no description beside it \(a\.plan\.json\), and a plan is code: .* with ppsr-run --trust",
     ),
     "tensors": (
         {"plan": {"tensors": {"input": "FLOAT", "y": "FLOAT", "active": "INT64"}}},
