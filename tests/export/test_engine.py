@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -194,6 +194,14 @@ class TestRtx:
             build_plan(graph("tiny")[0], ranges(True), "tensorrt-rtx", on_phase)
         assert len(told) < MANY / 2, "it went on"
 
+    @pytest.fixture
+    def _hears_ctrl_c(self) -> Iterator[None]:
+        """Shells start what runs in their background deaf to it."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
+    @pytest.mark.usefixtures("_hears_ctrl_c")
     def test_ctrl_c_stops_the_build(self, graph: Callable) -> None:
         """The signal comes while TensorRT works, and the build ends early."""
         told: list[str] = []
@@ -390,6 +398,7 @@ class TestTensorRT:
     @pytest.fixture
     def fake(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., FakeTensorRT]:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr(flavours, "find_spec", lambda _module: True)
 
         def install(**options: Any) -> FakeTensorRT:
             made = FakeTensorRT(**options)
