@@ -211,6 +211,7 @@ def test_ctrl_c_stops_a_running_model(tmp_path: Path, write_model: Callable) -> 
     """Left alone the model would run until the test kills it after a minute."""
     model = write_model(tmp_path / "a.onnx", steps=10000)
     script = """
+        import signal
         import sys
         import numpy as np
         from pathlib import Path
@@ -223,6 +224,8 @@ def test_ctrl_c_stops_a_running_model(tmp_path: Path, write_model: Callable) -> 
         def tell(*arguments):
             print("started", flush=True)
             return run(*arguments)
+        # A shell may have started the tests deaf to Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         ort.ort.InferenceSession.run = tell
         Image.fromarray(np.full((1500, 1500, 3), 9, np.uint8)).save(sys.argv[2])
         main()
