@@ -116,7 +116,8 @@ class WindowAttention(nn.Module):
         length, depth = self.window**2, channels // (3 * self.heads)
         tiles = qkv.index_select(1, windows.order).reshape(-1, length, 3, self.heads, depth)
         q, k, v = tiles.permute(2, 0, 3, 1, 4)  # B*T/L heads L depth
-        q = q * self.scale
+        if self.scale != 1:  # 1 once ppsr.export.fold put it into the weights
+            q = q * self.scale
         if windows.query is not None and windows.key is not None:
             q = with_codes(q, windows.query.repeat(batch, 1, 1, 1), self.depth)
             k = with_codes(k, windows.key.repeat(batch, 1, 1, 1), self.depth)
