@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppsr.models.atd import ATD, Layer
+from ppsr.models.atd import ATD, Layer, LayerGroup
 from ppsr.models.feed_forward import ConvFeedForward
+
+from .biases import carry_norm_biases, carry_projection_biases, pass_value_bias
+from .cosine import NormedDictionaryAttention
 
 HEAD_WIDTH = 16
 """Fused attention of TensorRT takes heads of 16, 24, 32 ... channels; ATD-light's have 12."""
@@ -22,10 +25,17 @@ HEAD_WIDTH = 16
 def fold(network: ATD) -> ATD:
     """Return a copy of ``network`` with every rewrite done."""
     folded = copy.deepcopy(network)
-    for layer in (module for module in folded.modules() if isinstance(module, Layer)):
+    groups = [module.layers for module in folded.modules() if isinstance(module, LayerGroup)]
+    for place, layer in (pair for group in groups for pair in enumerate(group)):
+        assert isinstance(layer, Layer)
         fold_norms(layer)
         fold_query_scale(layer)
         widen_heads(layer)
+        drop_refinement_bias(layer)
+        layer.attn_atd = NormedDictionaryAttention(layer.attn_atd, place == 0)
+        pass_value_bias(layer)
+        carry_projection_biases(layer)
+        carry_norm_biases(layer)
         layer.convffn = PointwiseFeedForward(layer.convffn)
     return folded
 
@@ -49,6 +59,16 @@ def fold_query_scale(layer: Layer) -> None:
     layer.wqkv.bias[:queries] *= window.scale
     layer.attn_aca.softmax.query_scale = window.scale
     window.scale = 1.0
+
+
+@torch.no_grad()
+def drop_refinement_bias(layer: Layer) -> None:
+    """softmax(n + b) -> softmax(n): norm3's bias is the same for all tokens of an entry.
+
+    The engine has one constant of zeros for all layers then.
+    """
+    if layer.refines:
+        layer.norm3.get_parameter("bias").zero_()
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from .engine import OnPhase
 from .engine_surgery import ENGINE_PASSES
 from .flavour import choose_flavour
 from .fold import fold
+from .index_surgery import INDEX_PASSES
 from .naming import name_nodes
 from .options import ExportOptions
 from .plans import Planned, make_plans, now
@@ -42,7 +43,7 @@ Progress = Callable[[str], AbstractContextManager[None]]
 
 SURGERY: tuple[Stage, ...] = (
     ("name the nodes", name_nodes),
-    ("graph surgery", partial(run_passes, passes=(*PASSES, *ENGINE_PASSES))),
+    ("graph surgery", partial(run_passes, passes=(*PASSES, *INDEX_PASSES, *ENGINE_PASSES))),
 )
 
 PACKAGES = (

@@ -15,8 +15,6 @@ from .naming import number_nodes
 
 Pass = Callable[[gs.Graph], int]
 
-_BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "Equal", "And", "Or"})
-
 
 def run_passes(model: onnx.ModelProto, passes: Sequence[Pass]) -> onnx.ModelProto:
     """Run ``passes`` in order, again and again until none finds anything; tidy up."""
@@ -33,31 +31,6 @@ def run_passes(model: onnx.ModelProto, passes: Sequence[Pass]) -> onnx.ModelProt
         operated.graph.ClearField("value_info")
         number_nodes(operated)
     return operated
-
-
-def drop_expands(graph: gs.Graph) -> int:
-    """Div(x, Expand(n)) -> Div(x, n): the operator broadcasts by itself.
-
-    Only where the expanded n is known to have x's shape: the result keeps it. The traced
-    normalisations are of this form.
-    """
-    dropped = 0
-    for node in graph.nodes:
-        if node.op not in _BROADCASTING or len(node.inputs) != 2:
-            continue
-        for here, other in ((1, 0), (0, 1)):
-            producer = node.inputs[here].inputs[0] if node.inputs[here].inputs else None
-            if (
-                producer is None
-                or producer.op != "Expand"
-                or _made_by(node.inputs[other], "Expand")
-            ):
-                continue
-            if not _same(producer.outputs[0].shape, node.inputs[other].shape):
-                continue
-            node.inputs[here] = producer.inputs[0]
-            dropped += 1
-    return dropped
 
 
 def select_slices(graph: gs.Graph) -> int:
@@ -95,7 +68,6 @@ def drop_identity_transposes(graph: gs.Graph) -> int:
 
 
 PASSES: tuple[Pass, ...] = (
-    drop_expands,
     select_slices,
     drop_identity_transposes,
 )
@@ -113,11 +85,6 @@ def bypass(node: gs.Node, source: gs.Tensor) -> int:
 
 def _made_by(tensor: gs.Tensor, op: str) -> bool:
     return bool(tensor.inputs) and tensor.inputs[0].op == op
-
-
-def _same(one: list[object] | None, other: list[object] | None) -> bool:
-    """Whether two shapes are known, by number or by name, and equal."""
-    return one is not None and one == other and None not in one
 
 
 def _scalar(tensor: gs.Tensor) -> int | None:

@@ -31,10 +31,16 @@ def category_rank(category: Tensor, categories: int) -> Tensor:
     return (upto + before).gather(-1, category.long()).squeeze(-1) - 1
 
 
-def category_order(rank: Tensor) -> Tensor:
-    """Invert ``rank``: the token that stands at each position. int32 ... N -> int32 ... N."""
-    position = torch.arange(rank.shape[-1], device=rank.device, dtype=rank.dtype).expand_as(rank)
-    return position.scatter(-1, rank.long(), position)  # every place is written
+def category_order(rank: Tensor, tokens: Tensor | None = None) -> Tensor:
+    """Invert ``rank``: the token that stands at each position. int32 ... N -> int32 ... N.
+
+    tokens: int32 N, the tokens that ``rank`` is of; None: 0, 1, 2 ...
+    """
+    if tokens is None:
+        tokens = torch.arange(rank.shape[-1], device=rank.device, dtype=rank.dtype)
+    if rank.ndim > 1:
+        tokens = tokens.expand_as(rank)
+    return tokens.scatter(-1, rank.long(), tokens)  # every place is written
 
 
 class Groups(NamedTuple):

@@ -61,8 +61,6 @@ class CategoryAttention(nn.Module):
         if groups.source is not None:
             category = category.index_select(0, groups.source)
         rank, order = self._sort(category, groups)
-        if groups.source is not None:
-            order = groups.source.index_select(0, order)
         if groups.kept is not None:
             rank = rank.index_select(0, groups.kept)
         y = self._attend(qkv.index_select(1, order.index_select(0, groups.place[0])), groups)
@@ -86,7 +84,7 @@ class CategoryAttention(nn.Module):
         return y if groups.active is None else torch.where(groups.active.unsqueeze(-1), y, rest)
 
     def _sort(self, category: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
-        """Eq. 14: the sorted position of each token, and the order. ... N 1 -> int32 ... N, twice.
+        """Eq. 14: the sorted position of each token, and the sorted tokens. ... N 1 -> int32 ... N.
 
         Tokens that do not take part come last.
         """
@@ -94,7 +92,7 @@ class CategoryAttention(nn.Module):
         if groups.floor is not None:
             category, categories = torch.maximum(category, groups.floor), categories + 1
         rank = category_rank(category, categories)
-        return rank, category_order(rank)
+        return rank, category_order(rank, groups.source)
 
     def _attend(self, places: Tensor, groups: Groups) -> Tensor:
         """Eq. 15, on the qkv of every place of every group. 1 S 3C -> S C."""

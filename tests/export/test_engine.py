@@ -21,7 +21,7 @@ from ppsr.export import flavour as flavours
 from ppsr.export import plans
 from ppsr.export.engine import build_plan
 from ppsr.export.flavour import choose_flavour, gpu_at_hand, load_flavour, why_no_engine
-from ppsr.export.islands import ISLANDS
+from ppsr.export.islands import CAUTIOUS, ISLANDS
 from ppsr.export.layers import COMPUTING, LayerInfo, require_fp16, summary
 from ppsr.export.options import DEFAULT_PROFILES, Profile
 from ppsr.models.errors import BackendUnavailable, ParityError, PpsrError
@@ -103,7 +103,7 @@ def layer(name: str, kind: str, precision: str) -> LayerInfo:
 
 
 class TestPrecision:
-    ISLANDS = tuple(island for island in ISLANDS if island.name == "category logits")
+    ISLANDS = tuple(island for island in CAUTIOUS if island.name == "category logits")
     GOOD = (
         layer("layers.0.residual_group.layers.0.attn_win/MatMul", "MATRIX_MULTIPLY", "HALF"),
         layer("layers.0.residual_group.layers.0.attn_aca.softmax/Softmax", "SOFTMAX", "FLOAT"),
@@ -134,7 +134,7 @@ class TestPrecision:
 
     def test_an_island_that_was_renamed_is_noticed(self) -> None:
         with pytest.raises(ParityError, match=r"islands \['refinement', 'similarity'\]"):
-            require_fp16(self.GOOD)
+            require_fp16((self.GOOD[0], self.GOOD[2]))
 
 
 @pytest.mark.rtx
@@ -155,7 +155,8 @@ class TestRtx:
         built = build_plan(model, ranges(artefact.takes_active, chosen), "tensorrt-rtx")
         assert len(built.plan) > 1_000_000
         assert len(built.profiles) == len(chosen)
-        assert len(built.layers) < 0.4 * 9817, "of the prototype's graph"
+        # Of the prototype's graph. FP16 has a cast at each border of an island.
+        assert len(built.layers) < 9817 * (0.35 if fp16 else 1 / 3)
         computing = [one for one in built.layers if one.kind in COMPUTING]
         if not fp16:
             assert {one.outputs[0] for one in computing} == {"FLOAT"}
@@ -165,7 +166,9 @@ class TestRtx:
             scope = f"layers.{number // 6}.residual_group.layers.{number % 6}."
             mine = [one for one in computing if one.name.startswith(scope)]
             halves = {one.name for one in mine if one.outputs[0] == "HALF"}
-            assert {f"{scope}attn_win/MatMul", f"{scope}attn_win/Softmax"} <= halves
+            attention = ("attn_win/MatMul", "attn_win/Softmax", "attn_win/MatMul_1")
+            fused = ("attn_aca.softmax/MatMul", "attn_aca.softmax/Softmax", "attn_aca/MatMul")
+            assert {scope + name for name in (*attention, *fused)} <= halves
             for island in ISLANDS:
                 inside = [one for one in mine if re.search(island.pattern, one.name)]
                 if island.name != "refinement" or number % 6 < 5:
@@ -259,8 +262,13 @@ class TestRtx:
         listed = json.loads(plans.layers_path(plan).read_text())
         if gpu_at_hand() is None:
             assert listed["engine"] == "not inspected: there is no GPU"
-        islands = [one for one in listed["network"] if "attn_aca.softmax/MatMul" in one["name"]]
-        assert [one["outputs"] for one in islands] == [["FLOAT"]] * 2
+        for product, kind in (
+            ("attn_aca.softmax", "HALF" if fp16 else "FLOAT"),
+            ("attn_atd", "FLOAT"),
+        ):
+            products = [one for one in listed["network"] if f"{product}/MatMul" in one["name"]]
+            assert [one["outputs"] for one in products] == [[kind]] * len(products)
+            assert len(products) >= 2
 
     def test_fp16_that_is_none_publishes_no_plan(
         self,

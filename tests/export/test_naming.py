@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from ppsr.export.islands import ISLANDS, Island
+from ppsr.export.islands import CAUTIOUS, Island
 from ppsr.export.naming import name_nodes
 
 LAYER = re.compile(r"layers\.(\d)\.residual_group\.layers\.(\d)\.")
@@ -46,7 +46,7 @@ def test_every_module_with_weights_has_nodes(network: Callable, graph: Callable)
     assert {name for name in owners if name not in scopes and "norm3" not in name} == set()
 
 
-@pytest.mark.parametrize("island", ISLANDS, ids=lambda island: island.name)
+@pytest.mark.parametrize("island", CAUTIOUS, ids=lambda island: island.name)
 @pytest.mark.parametrize("name", ["pp-atd-light", "atd-light"])
 def test_islands_hold_the_same_in_every_layer(graph: Callable, name: str, island: Island) -> None:
     """But for what all layers share, computed under the name of the first: the codes of spare
@@ -72,7 +72,7 @@ def test_islands_hold_the_same_in_every_layer(graph: Callable, name: str, island
         assert len({tuple(sorted(ops.items())) for ops in kind}) == 1, found
     constant = others[0] - folded[0]
     assert constant == (
-        Counter(MatMul=1, Add=1, ReduceL2=1, Clip=1, Div=1, Mul=1, Transpose=1)
+        Counter(MatMul=1, Add=1, LayerNormalization=1, Mul=1, Transpose=1)
         if island.name == "similarity"
         else Counter()
     )
@@ -80,11 +80,11 @@ def test_islands_hold_the_same_in_every_layer(graph: Callable, name: str, island
 
 def test_islands_hold_what_they_are_for(graph: Callable) -> None:
     wanted = {
-        "similarity": {"Softmax": 24, "MatMul": 24 * 4 - 4},
+        "similarity": {"Softmax": 24, "MatMul": 24 * 4 - 4, "LayerNormalization": 24 * 2 - 4},
         "category logits": {"Softmax": 24, "MatMul": 24},
         "refinement": {"Softmax": 20, "MatMul": 20, "InstanceNormalization": 20},
     }
-    for island in ISLANDS:
+    for island in CAUTIOUS:
         found = Counter(
             node.op_type
             for node in graph("pp-atd-light")[0].graph.node

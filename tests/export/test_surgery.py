@@ -11,32 +11,15 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import parser
 
-from ppsr.export import engine_surgery, surgery
+from ppsr.export import engine_surgery, index_surgery, surgery
 from ppsr.export.engine_surgery import ENGINE_PASSES
+from ppsr.export.index_surgery import INDEX_PASSES
 from ppsr.export.surgery import PASSES, Pass, run_passes
 
-ALL = (*PASSES, *ENGINE_PASSES)
+ALL = (*PASSES, *INDEX_PASSES, *ENGINE_PASSES)
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
 
 POSITIVE: dict[str, tuple[Pass, str, list[str]]] = {
-    "expand on the right": (
-        surgery.drop_expands,
-        """g (float[2, 3] x, float[2, 1] n) => (float[2, 3] y)
-        { size = Shape (x)  wide = Expand (n, size)  y = Div (x, wide) }""",
-        ["Div"],
-    ),
-    "expand on the left": (
-        surgery.drop_expands,
-        """g (float[2, 3] x, float[1, 3] n) => (float[2, 3] y)
-        { size = Shape (x)  wide = Expand (n, size)  y = Sub (wide, x) }""",
-        ["Sub"],
-    ),
-    "expand of dynamic rows": (
-        surgery.drop_expands,
-        """g (float[1, R, 4] x, float[1, R, 1] n) => (float[1, R, 4] y)
-        { size = Shape (x)  wide = Expand (n, size)  y = Mul (x, wide) }""",
-        ["Mul"],
-    ),
     "one of a stack": (
         surgery.select_slices,
         """g (float[3, 4] x) => (float[4] y)
@@ -110,6 +93,31 @@ POSITIVE: dict[str, tuple[Pass, str, list[str]]] = {
         { y = LayerNormalization (x, s, b) }""",
         ["LayerNormalization"],
     ),
+    "a sum without the last": (
+        index_surgery.exclusive_sums,
+        """g (int64[4] i) => (int64[4] y)
+        <int64 axis = {0}>
+        { upto = CumSum (i, axis)  y = Sub (upto, i) }""",
+        ["CumSum"],
+    ),
+    "two tables, one index": (
+        index_surgery.shape_indices,
+        """g (int64[4] i) => (float[1, 2, 2, 2] y, float[1, 2, 2, 2] z)
+        <float[2, 3] a = {1, 2, 3, 4, 5, 6}, float[2, 3] b = {7, 8, 9, 1, 2, 3},
+         int64[4] shape = {1, 2, 2, 2}>
+        {
+            p = Gather <axis = 1> (a, i)  y = Reshape (p, shape)
+            q = Gather <axis = 1> (b, i)  z = Reshape (q, shape)
+        }""",
+        ["Reshape", "Gather", "Gather"],
+    ),
+    "rows of a batch of one": (
+        index_surgery.scatter_in_place,
+        """g (float[1, R, 3] x, int64[Q, 1] rows, float[Q, 3] u) => (float[1, R, 3] y)
+        <int64[1] zero = {0}>
+        { a = Squeeze (x, zero)  b = ScatterND (a, rows, u)  y = Unsqueeze (b, zero) }""",
+        ["Sub", "Concat", "ScatterND"],
+    ),
     "identity transpose": (
         surgery.drop_identity_transposes,
         """g (float[2, 3, 4] x) => (float[2, 3, 4] y)
@@ -119,17 +127,63 @@ POSITIVE: dict[str, tuple[Pass, str, list[str]]] = {
 }
 
 NEGATIVE: dict[str, tuple[Pass, str]] = {
-    "expand that widens the other": (
-        surgery.drop_expands,
-        """g (float[2, 1] x, float[1, 3] n) => (float[2, 3] y)
-        <int64[2] size = {2, 3}>
-        { wide = Expand (n, size)  y = Div (x, wide) }""",
+    "a sum less something else": (
+        index_surgery.exclusive_sums,
+        """g (float[1, 4] x, float[1, 4] z) => (float[1, 4] y)
+        <int64 axis = {1}>
+        { upto = CumSum (x, axis)  y = Sub (upto, z) }""",
     ),
-    "expand that adds an axis": (
-        surgery.drop_expands,
-        """g (float[3] x, float[1, 3] n) => (float[2, 3] y)
-        <int64[2] size = {2, 3}>
-        { wide = Expand (n, size)  y = Div (x, wide) }""",
+    "what a sum lacks of its terms": (
+        index_surgery.exclusive_sums,
+        """g (float[1, 4] x) => (float[1, 4] y)
+        <int64 axis = {1}>
+        { upto = CumSum (x, axis)  y = Sub (x, upto) }""",
+    ),
+    "an exclusive sum": (
+        index_surgery.exclusive_sums,
+        """g (float[1, 4] x) => (float[1, 4] y)
+        <int64 axis = {1}>
+        { before = CumSum <exclusive = 1> (x, axis)  y = Sub (before, x) }""",
+    ),
+    "rows of a table": (
+        index_surgery.shape_indices,
+        """g (int64[4] i) => (float[1, 4, 2, 1] y)
+        <float[3, 2] a = {1, 2, 3, 4, 5, 6}, int64[4] shape = {1, 4, 2, 1}>
+        { p = Gather <axis = 0> (a, i)  y = Reshape (p, shape) }""",
+    ),
+    "a shape that mixes rows and columns": (
+        index_surgery.shape_indices,
+        """g (int64[4] i) => (float[1, 4, 2, 1] y)
+        <float[2, 3] a = {1, 2, 3, 4, 5, 6}, int64[4] shape = {1, 4, 2, 1}>
+        { p = Gather <axis = 1> (a, i)  y = Reshape (p, shape) }""",
+    ),
+    "a table that is no constant": (
+        index_surgery.shape_indices,
+        """g (float[2, 3] x, int64[4] i) => (float[1, 2, 2, 2] y)
+        <int64[4] shape = {1, 2, 2, 2}>
+        { p = Gather <axis = 1> (x, i)  y = Reshape (p, shape) }""",
+    ),
+    "a scatter along another axis": (
+        index_surgery.scatter_in_place,
+        """g (float[4, 1, 3] x, int64[2, 1] rows, float[2, 3] u) => (float[4, 1, 3] y)
+        <int64[1] one = {1}>
+        { a = Squeeze (x, one)  b = ScatterND (a, rows, u)  y = Unsqueeze (b, one) }""",
+    ),
+    "a scatter of single numbers": (
+        index_surgery.scatter_in_place,
+        """g (float[1, 4, 3] x, int64[2, 2] places, float[2] u) => (float[1, 4, 3] y)
+        <int64[1] zero = {0}>
+        { a = Squeeze (x, zero)  b = ScatterND (a, places, u)  y = Unsqueeze (b, zero) }""",
+    ),
+    "a scatter that others read": (
+        index_surgery.scatter_in_place,
+        """g (float[1, 4, 3] x, int64[2, 1] rows, float[2, 3] u)
+        => (float[1, 4, 3] y, float[4, 3] z)
+        <int64[1] zero = {0}>
+        {
+            a = Squeeze (x, zero)  b = ScatterND (a, rows, u)
+            y = Unsqueeze (b, zero)  z = Neg (b)
+        }""",
     ),
     "gather of one row": (
         engine_surgery.int32_indices,
@@ -160,22 +214,6 @@ NEGATIVE: dict[str, tuple[Pass, str]] = {
         """g (float[2, 3] x) => (float[2] y)
         <float[3] c = {1, 2, 3}>
         { y = MatMul (x, c) }""",
-    ),
-    "two expands": (
-        surgery.drop_expands,
-        """g (float[2, 1] x, float[1, 3] n) => (float[2, 3] y)
-        <int64[2] size = {2, 3}>
-        { a = Expand (x, size)  b = Expand (n, size)  y = Div (a, b) }""",
-    ),
-    "expand of unknown rows": (
-        surgery.drop_expands,
-        """g (float[R, 3] x, float[Q, 3] n, int64[2] size) => (float[S, 3] y)
-        { wide = Expand (n, size)  y = Div (x, wide) }""",
-    ),
-    "an operator that does not broadcast": (
-        surgery.drop_expands,
-        """g (float[2, 3] x, float[2, 1] n) => (float[4, 3] y)
-        { size = Shape (x)  wide = Expand (n, size)  y = Concat <axis = 0> (x, wide) }""",
     ),
     "slice of two": (
         surgery.select_slices,
@@ -213,7 +251,10 @@ NEGATIVE: dict[str, tuple[Pass, str]] = {
     ),
 }
 
-FEEDS = {"size": np.array([4, 3]), "a": np.array([1]), "b": np.array([2])}
+FEEDS = {
+    **{"a": np.array([1]), "b": np.array([2]), "i": np.array([2, 0, 1, 2])},
+    **{"rows": np.array([[3], [1]]), "places": np.array([[3, 0], [1, 2]])},
+}
 
 
 def parse(text: str) -> onnx.ModelProto:
@@ -226,11 +267,11 @@ def operators(model: onnx.ModelProto) -> list[str]:
 
 
 def feed(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Random floats; dynamic axes are 4 long, or 1 where nothing else fits."""
+    """Random floats; given integers; the dynamic axes R and Q are 4 and 2 long."""
     random, values = np.random.default_rng(0), {}
     for value in model.graph.input:
         shape = [
-            axis.dim_value or {"Q": 1, "S": 4, "R": 4}[axis.dim_param]
+            axis.dim_value or {"R": 4, "Q": 2}[axis.dim_param]
             for axis in value.type.tensor_type.shape.dim
         ]
         is_float = value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT

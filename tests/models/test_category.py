@@ -38,6 +38,12 @@ def test_order_is_the_stable_sort(tokens, categories):
     assert torch.equal(rank.gather(1, order.long()), torch.arange(tokens).expand(3, -1))
 
 
+def test_order_of_named_tokens():
+    rank = category_rank(torch.tensor([2, 0, 2, 1]).unsqueeze(-1), 3)
+    named = torch.tensor([7, 9, 4, 0], dtype=torch.int32)
+    assert category_order(rank, named).tolist() == [9, 0, 7, 4]
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_order_has_the_indices_of_engines(dtype):
     rank = category_rank(torch.zeros((1, 5, 1), dtype=dtype), 2)

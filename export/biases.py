@@ -1,0 +1,81 @@
+"""Biases of linear layers as weights: what deployment wants, a product without an addition behind.
+
+TensorRT's parser makes two layers of a bias, onnxruntime a pass over every token. What follows a
+norm or a softmax needs neither: normalised channels sum to 0 and the rows of a softmax to 1, so
+both can carry a constant. Part of ``fold``: exact, up to rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ppsr.models.atd import Layer
+from ppsr.models.attention import WindowAttention
+from ppsr.models.category_attention import CategoryAttention
+
+
+@torch.no_grad()
+def pass_value_bias(layer: Layer) -> None:
+    """p (v + b) -> p v, with rows of p that sum to 1: b goes to every token, by other ways.
+
+    Pure tokens take the output of the window attention twice where it compensates for AC-MSA, and
+    active ones both attentions once: half of b goes to each. Else all goes to the first.
+    """
+    values, window, category = layer.attn_atd.wv, layer.attn_win.proj, layer.attn_aca.proj
+    if layer.attn_aca.compensation:
+        window.bias.add_(values.bias / 2)
+        category.bias.add_(values.bias / 2)
+    else:
+        window.bias.add_(values.bias)
+    layer.attn_atd.wv = without_bias(values.weight)
+
+
+@torch.no_grad()
+def carry_projection_biases(layer: Layer) -> None:
+    """W (p v) + b -> W' (p v'): a spare channel of v holds 1, so p v' holds 1, and W' b there.
+
+    Heads that have no channel to spare (``widen_heads``) keep their biases.
+    """
+    for attention in (layer.attn_win, layer.attn_aca):
+        _carry_projection_bias(layer.wqkv, attention)
+
+
+def _carry_projection_bias(wqkv: nn.Linear, attention: WindowAttention | CategoryAttention) -> None:
+    proj = attention.proj
+    own = proj.out_features // attention.heads
+    if proj.in_features == proj.out_features:
+        return
+    wqkv.bias[2 * proj.in_features + own] = 1
+    weight = proj.weight.clone()
+    weight[:, own] = proj.bias
+    attention.proj = without_bias(weight)
+
+
+@torch.no_grad()
+def carry_norm_biases(layer: Layer) -> None:
+    """W n + b -> W' n': the last channel of n is minus the sum of the others; n' holds 1 there.
+
+    n is norm1's output, whose affine part is in W and b (``fold_norms``; else nothing is done), and
+    W' = [W_c - W_last, b]. The rounding errors of n's channels come through as they did, but for a
+    factor of about sqrt(2) where W_last is as large as the other columns.
+    """
+    norm = layer.norm1
+    if not ((norm.weight == 1).all() and (norm.bias == 0).all()):
+        return
+    norm.weight[-1], norm.bias[-1] = 0, 1
+    layer.wqkv = _carried(layer.wqkv)
+    layer.attn_atd.wq = _carried(layer.attn_atd.wq)
+
+
+def _carried(linear: nn.Linear) -> nn.Linear:
+    weight = linear.weight - linear.weight[:, -1:]
+    weight[:, -1] = linear.bias
+    return without_bias(weight)
+
+
+def without_bias(weight: Tensor) -> nn.Linear:
+    """Make a linear layer of its weight."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False).to(weight)
+    linear.weight.copy_(weight)
+    return linear
