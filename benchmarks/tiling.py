@@ -3,8 +3,8 @@
     python benchmarks/tiling.py measure artifacts/pp-atd-light_x2_fp32_routed.onnx ../shared/data/eval/large ../shared/data/val
     python benchmarks/tiling.py page
 
-``measure`` enlarges photos as a whole and in tiles, writes ``benchmarks/results/tiling.json``;
-``page`` makes ``docs/tiling.md`` and its plot of it.
+``measure`` enlarges photos as a whole and in tiles, and adds what is missing in
+``benchmarks/results/tiling.json``; ``page`` makes ``docs/tiling.md`` and its plot of it.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ from ppsr.runtime.versions import installed
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "benchmarks/results/tiling.json"
 PAGE, PLOT = ROOT / "docs/tiling.md", ROOT / "docs/tiling.svg"
-CROP = (320, 448)
-"""Low-resolution pixels that are taken of a picture, at most."""
-TILINGS = [(192, 16), (192, 32), (192, 64), (192, 96), (128, 16), (128, 32), (128, 64)]
+SMALL, LARGE = (320, 448), (576, 832)
+"""Low-resolution pixels that are taken of a picture: at most, and of those that have so many."""
+TILINGS = {
+    SMALL: [(192, 16), (192, 32), (192, 64), (192, 96), (128, 16), (128, 32), (128, 64)],
+    LARGE: [(384, 32), (384, 64), (384, 96)],
+}
 PHOTOS = ("clic", "photo", "cid22")
 """How the names of photos begin; the folders hold screenshots as well."""
 Floats = npt.NDArray[np.float32]
@@ -52,12 +55,16 @@ def main() -> None:
 @reports_errors
 def measure(model: Path, folders: tuple[Path, ...], each: int) -> None:
     """Enlarge photos as a whole and in tiles."""
-    rows: list[dict[str, Any]] = []
     with Upscaler.open(model, device="cpu") as up:
-        for name, truth, low in _crops(folders, each, up.scale):
+        rows = _known(up.artefact.weights_sha256)
+        for name, truth, low, tilings in _crops(folders, each, up.scale):
+            known = {(row["picture"], row["tile"], row["overlap"]) for row in rows}
+            missing = [tiling for tiling in tilings if (name, *tiling) not in known]
+            if not missing:
+                continue
             whole = _enlarged(up, low, Tiling())
             true = psnr_y(_levels(whole), truth, up.scale)
-            for tile, overlap in TILINGS:
+            for tile, overlap in missing:
                 tiled = _enlarged(up, low, Tiling(tile, overlap))
                 error = float(np.square(tiled - whole, dtype=np.float64).mean())
                 rows.append(
@@ -91,19 +98,29 @@ def page() -> None:
     draw(content, PLOT)
 
 
+def _known(weights: str) -> list[dict[str, Any]]:
+    """What was measured before, of the same weights."""
+    content = json.loads(TARGET.read_text()) if TARGET.exists() else {"weights_sha256": None}
+    rows: list[dict[str, Any]] = content["rows"] if content["weights_sha256"] == weights else []
+    return rows
+
+
 def _crops(folders: tuple[Path, ...], each: int, scale: int) -> Any:
-    """Yield name, ground truth and low resolution, the middle of each photo."""
+    """Yield name, ground truth and low resolution of the middle of each photo, and its tilings."""
     for folder in folders:
         found = [path for path in find_pictures(folder) if path.name.startswith(PHOTOS)]
         for path in found[:each]:
             truth = read_ground_truth(path)
-            height, width = (
-                min(size, scale * most) // scale * scale
-                for size, most in zip(truth.shape[:2], CROP, strict=True)
-            )
-            top, left = (truth.shape[0] - height) // 2, (truth.shape[1] - width) // 2
-            crop = truth[top : top + height, left : left + width]
-            yield path.stem[:24], crop, degrade(crop, scale)[0]
+            for most, tilings in TILINGS.items():
+                sizes = list(zip(truth.shape[:2], most, strict=True))
+                if most == LARGE and any(size < scale * wanted for size, wanted in sizes):
+                    continue
+                height, width = (
+                    min(size, scale * wanted) // scale * scale for size, wanted in sizes
+                )
+                top, left = (truth.shape[0] - height) // 2, (truth.shape[1] - width) // 2
+                crop = truth[top : top + height, left : left + width]
+                yield path.stem[:24], crop, degrade(crop, scale)[0], tilings
 
 
 def _enlarged(up: Upscaler, low: npt.NDArray[Any], tiling: Tiling) -> Floats:

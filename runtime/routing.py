@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ppsr.models.config import PurePass
 from ppsr.models.pure_pass import GRID
 
-from .canvas import Canvas, Floats
+from .canvas import Canvas
 from .pixels import Pixels
 
 
@@ -20,24 +20,25 @@ class Mask:
     """Finds the mask of some rows, by looking at them and at the windows above and below."""
 
     settings: PurePass
-    height: int
-    """Of the padded picture."""
-    plane: Callable[[npt.NDArray[np.intp]], Floats]
-    """Rows of the padded picture: indices -> float32 len width 3."""
+    canvas: Canvas
+    plane: int = 0
+    """Of ``Canvas.planes``: the colours, or alpha."""
 
     def rows(self, top: int, bottom: int) -> npt.NDArray[np.bool_]:
-        """Return rows of the mask, True = pure. Windows wrap around, as the picture is rolled."""
+        """Return rows of the padded mask: bool bottom - top, W; True = pure.
+
+        Windows wrap around the edges, as the picture is rolled.
+        """
         first, last = top // GRID * GRID - GRID, bottom + -bottom % GRID + GRID
-        colours = self.plane(np.arange(first, last) % self.height)
+        colours = self.canvas.planes(np.arange(first, last) % self.canvas.height)[self.plane]
         pure = self.settings.mask(np.rint(colours * 255).astype(np.uint8))
         return pure[top - first : bottom - first]
 
 
-def mask_rows(settings: PurePass, picture: Pixels, top: int, bottom: int) -> npt.NDArray[np.bool_]:
-    """Return rows of the mask of a whole picture: bool bottom - top, W; True = pure.
+def mask_of(settings: PurePass, picture: Pixels) -> Callable[[int, int], npt.NDArray[np.bool_]]:
+    """Return what finds the mask of rows from top to bottom of a picture, without its padding.
 
-    Of the colours as the network sees them, multiplied by alpha.
+    It is that of the colours as the network sees them, multiplied by alpha.
     """
-    canvas = Canvas(picture)
-    mask = Mask(settings, canvas.height, lambda rows: canvas.planes(rows)[0])
-    return mask.rows(top, bottom)[:, : picture.shape[1]]
+    mask, width = Mask(settings, Canvas(picture)), picture.shape[1]
+    return lambda top, bottom: mask.rows(top, bottom)[:, :width]

@@ -128,8 +128,7 @@ class Stream:
         settings, canvas = self._backend.artefact.pure_pass, self._canvas
         if settings is None or (self.tiles == 1 and not self._backend.wants_active):
             return None
-        mask = Mask(settings, canvas.height, lambda rows: canvas.planes(rows)[plane])
-        return self._runner.mask(mask, top, bottom)
+        return self._runner.mask(Mask(settings, canvas, plane), top, bottom)
 
 
 def _least(backend: Backend) -> Size:

@@ -9,12 +9,12 @@ from statistics import median
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from ppsr.models.errors import UsageError
 from ppsr.models.pure_pass import purity_mask
 from ppsr.runtime import bench
 from ppsr.runtime.bench_cli import main
-from ppsr.runtime.image import Picture, write_picture
 from ppsr.runtime.upscaler import Upscaler
 
 
@@ -28,8 +28,8 @@ def folder(
     write_model(tmp_path / "d.onnx", form="routed", model="atd-light")
     write_model(tmp_path / "off.onnx", form="routed", model="atd-light", add=1 / 255)
     write_model(tmp_path / "x3.onnx", scale=3)
-    write_picture(tmp_path / "a.png", Picture(photo("coffee", 61, 83)))
-    write_picture(tmp_path / "[b].png", Picture(photo("astronaut", 40, 40)))
+    Image.fromarray(photo("coffee", 61, 83)).save(tmp_path / "a.png")
+    Image.fromarray(photo("astronaut", 40, 40)).save(tmp_path / "[b].png")
     return tmp_path
 
 

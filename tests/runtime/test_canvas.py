@@ -11,7 +11,7 @@ from ppsr.models.errors import PictureError, PpsrError
 from ppsr.models.pure_pass import pad_to_grid, purity_mask
 from ppsr.runtime.canvas import Canvas
 from ppsr.runtime.pixels import ArrayPixels
-from ppsr.runtime.routing import mask_rows
+from ppsr.runtime.routing import mask_of
 
 FLOAT = np.dtype(np.float32)
 
@@ -90,7 +90,7 @@ def test_the_mask_by_rows_is_the_mask_of_the_whole(photo: Callable) -> None:
     assert 0.1 < whole.mean() < 0.9
     for step in (1, 16, 37, 150):
         rows = [
-            mask_rows(PurePass(), ArrayPixels(rgb), top, min(top + step, 150))
+            mask_of(PurePass(), ArrayPixels(rgb))(top, min(top + step, 150))
             for top in range(0, 150, step)
         ]
         np.testing.assert_array_equal(np.concatenate(rows), whole)
@@ -99,7 +99,7 @@ def test_the_mask_by_rows_is_the_mask_of_the_whole(photo: Callable) -> None:
 def test_a_few_rows_are_asked_for_where_a_few_are_needed(photo: Callable) -> None:
     pixels = Spied(photo("coffee", 400, 64))
     pixels.asked.clear()
-    mask_rows(PurePass(), pixels, 0, 16)
+    mask_of(PurePass(), pixels)(0, 16)
     assert sum(bottom - top for top, bottom in pixels.asked) <= 48
     assert max(bottom for _, bottom in pixels.asked) == 400
 
