@@ -29,15 +29,15 @@ import numpy.typing as npt
 from ppsr.calibration.photo import sample_photo
 from ppsr.models.errors import PpsrError
 from ppsr.runtime import bench
-from ppsr.runtime.batch import run_batch
+from ppsr.runtime.batch.inputs import find_inputs
+from ppsr.runtime.batch.jobs import plan
+from ppsr.runtime.batch.names import Naming
+from ppsr.runtime.batch.pipeline import run_batch
 from ppsr.runtime.command import reports_errors, threads_option
-from ppsr.runtime.decode import read_rgb
-from ppsr.runtime.encode import PictureWriter, choose_encoding
 from ppsr.runtime.files import write_atomically
-from ppsr.runtime.inputs import find_inputs
-from ppsr.runtime.jobs import plan
-from ppsr.runtime.metadata import Metadata
-from ppsr.runtime.names import Naming
+from ppsr.runtime.pictures.decode import read_rgb
+from ppsr.runtime.pictures.encode import PictureWriter, choose_encoding
+from ppsr.runtime.pictures.metadata import Metadata
 from ppsr.runtime.pixels import ArrayPixels
 from ppsr.runtime.upscaler import Upscaler
 

@@ -172,12 +172,12 @@ to each other in groups of 128 that are filled from the whole picture, and from 
 filled otherwise. So a tiled picture is another one everywhere, not only at the seams, and no
 overlap makes it the same.
 
-`{content["model"]}`, weights `{content["weights_sha256"][:12]}`, {count} photos, at most
-{CROP[0]} x {CROP[1]} low-resolution pixels of each. PSNR is that between tiled and whole,
-unrounded; "truth" is what tiling changes in PSNR of Y against ground truth. A step is the change of
-brightness across a line between two rows or columns of pixels; the table says by how much tiling
-changes it, averaged along the line, in levels of 255: the largest of all lines where a tile begins
-or ends, and the largest of all other lines.
+`{content["model"]}`, weights `{content["weights_sha256"][:12]}`, low-resolution crops of
+photos, {SMALL[0]} x {SMALL[1]} at most and, for tiles of 384, {LARGE[0]} x {LARGE[1]}. PSNR is that
+between tiled and whole, unrounded; "truth" is what tiling changes in PSNR of Y against ground
+truth. A step is the change of brightness across a line between two rows or columns of pixels; the
+table says by how much tiling changes it, averaged along the line, in levels of 255: the largest of
+all lines where a tile begins or ends, and the largest of all other lines.
 
 | tile | overlap | PSNR, dB: mean / least | truth, dB: mean / least | step at a seam | elsewhere |
 |---|---|---|---|---|---|

@@ -7,7 +7,7 @@ from importlib.resources import as_file, files
 import numpy as np
 import numpy.typing as npt
 
-from ppsr.runtime.decode import read_rgb
+from ppsr.runtime.pictures.decode import read_rgb
 
 
 def sample_photo() -> npt.NDArray[np.uint8]:

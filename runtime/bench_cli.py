@@ -17,8 +17,8 @@ from ppsr.models.errors import UsageError
 from . import bench
 from .backend import Device
 from .command import device_option, reports_errors, threads_option
-from .decode import read_rgb
 from .files import check_target, is_one_of, write_atomically
+from .pictures.decode import read_rgb
 from .upscaler import Upscaler
 
 COLUMNS = ("size", "pure", "masked", "dense", "ratio", "routing", "PSNR")

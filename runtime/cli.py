@@ -11,15 +11,15 @@ import click
 from ppsr.models.errors import UsageError
 
 from .backend import Device
-from .batch import run_batch
+from .batch.inputs import find_inputs
+from .batch.jobs import plan
+from .batch.loading import Options
+from .batch.names import FIELDS, FORMATS, TEMPLATE, Naming
+from .batch.pipeline import run_batch
+from .batch.reports import Report, Style
 from .command import auto_or_number, device_option, memory_size, reports_errors, threads_option
-from .decode import MAX_PIXELS
-from .encode import Depth
-from .inputs import find_inputs
-from .jobs import plan
-from .loading import Options
-from .names import FIELDS, FORMATS, TEMPLATE, Naming
-from .reports import Report, Style
+from .pictures.decode import MAX_PIXELS
+from .pictures.encode import Depth
 from .tiles import Tiling
 from .upscaler import Upscaler
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ppsr.models.errors import UsageError
 
-from .decode import read_rgb
+from .pictures.decode import read_rgb
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 

@@ -34,8 +34,9 @@ class Runner:
         start = time.perf_counter()
         pure = mask.rows(top, bottom)
         if self._backend.artefact.takes_active:
-            self._add_routing(start)
-            self.milliseconds += (time.perf_counter() - start) * 1000
+            took = _milliseconds_since(start)
+            self.milliseconds += took
+            self._add_routing(took)
         return pure
 
     def run(self, tile: Floats, pure: Pure | None) -> tuple[Floats, Pure | None]:
@@ -49,11 +50,11 @@ class Runner:
         start = time.perf_counter()
         if pure is not None and artefact.takes_active:
             feed[ACTIVE] = active_tokens(pure)
-            self._add_routing(start)
+            self._add_routing(_milliseconds_since(start))
         outputs = self._backend.run(feed)
-        self.milliseconds += (time.perf_counter() - start) * 1000
+        self.milliseconds += _milliseconds_since(start)
         if ROUTING in outputs:
-            self.routing = (self.routing or 0.0) + float(outputs[ROUTING])
+            self._add_routing(float(outputs[ROUTING]))
             pure = pure_mask(outputs[ACTIVE], tile.shape[:2])
         elif pure is None and artefact.pure_pass:
             pure = artefact.pure_pass.mask(np.rint(tile * 255).astype(np.uint8))
@@ -65,5 +66,9 @@ class Runner:
             )
         return output[0].astype(np.float32, copy=False).transpose(1, 2, 0), pure
 
-    def _add_routing(self, start: float) -> None:
-        self.routing = (self.routing or 0.0) + (time.perf_counter() - start) * 1000
+    def _add_routing(self, milliseconds: float) -> None:
+        self.routing = (self.routing or 0.0) + milliseconds
+
+
+def _milliseconds_since(start: float) -> float:
+    return (time.perf_counter() - start) * 1000

@@ -124,7 +124,7 @@ class Stream:
         return band, pure
 
     def _mask(self, plane: int, top: int, bottom: int) -> Pure | None:
-        """Rows of the mask of the whole picture; None where the model finds its own, or has none."""
+        """Rows of the mask of the whole picture; None where the model finds its own or has none."""
         settings, canvas = self._backend.artefact.pure_pass, self._canvas
         if settings is None or (self.tiles == 1 and not self._backend.wants_active):
             return None

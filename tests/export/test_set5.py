@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from ppsr.runtime import cli
 from ppsr.runtime.artefact import OUTPUT
-from ppsr.runtime.decode import read_rgb
 from ppsr.runtime.metrics import psnr_y
+from ppsr.runtime.pictures.decode import read_rgb
 
 SHARED = Path(__file__).parents[3] / "shared"
 LOW, HIGH = SHARED / "golden" / "Set5_LR_bicubic", SHARED / "data" / "eval" / "Set5"

@@ -22,10 +22,11 @@ from PIL import ImageCms
 from rich.console import Console
 
 from ppsr.models.errors import PpsrError
-from ppsr.runtime import cli, reports
+from ppsr.runtime import cli
+from ppsr.runtime.batch import reports
+from ppsr.runtime.batch.inputs import Source
+from ppsr.runtime.batch.jobs import Job
 from ppsr.runtime.command import memory_size
-from ppsr.runtime.inputs import Source
-from ppsr.runtime.jobs import Job
 from ppsr.runtime.upscaler import Upscaler
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -15,7 +15,6 @@ from ppsr.models.errors import PictureError, PpsrError
 from ppsr.models.pure_pass import purity_mask
 from ppsr.runtime import Upscaler
 from ppsr.runtime.dataset import PictureSet, find_sets
-from ppsr.runtime.decode import read_rgb
 from ppsr.runtime.evaluation import (
     Evaluation,
     Method,
@@ -28,6 +27,7 @@ from ppsr.runtime.evaluation import (
 from ppsr.runtime.imresize import degrade, imresize
 from ppsr.runtime.methods import bicubic
 from ppsr.runtime.metrics import psnr_y, ssim_y
+from ppsr.runtime.pictures.decode import read_rgb
 from ppsr.runtime.upscaler import Result
 
 EVAL = Path(__file__).parents[3] / "shared" / "data" / "eval"

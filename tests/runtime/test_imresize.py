@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from ppsr.runtime.dataset import read_ground_truth
-from ppsr.runtime.decode import read_rgb
 from ppsr.runtime.imresize import degrade, imresize
+from ppsr.runtime.pictures.decode import read_rgb
 
 SHARED = Path(__file__).parents[3] / "shared"
 LOW, HIGH = SHARED / "golden" / "Set5_LR_bicubic", SHARED / "data" / "eval" / "Set5"

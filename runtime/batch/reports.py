@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ppsr.models.errors import BatchError, PpsrError
 
-from .batch import Outcome
 from .inputs import STREAM
 from .jobs import Job
+from .pipeline import Outcome
 
 Style = Literal["people", "machines", "nobody"]
 NAMED = 20

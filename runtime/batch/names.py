@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppsr.models.errors import UsageError
+from ppsr.runtime.files import check_target
+from ppsr.runtime.pictures import formats
+from ppsr.runtime.pictures.formats import format_of
 
-from . import formats
-from .files import check_target
-from .formats import format_of
 from .inputs import STREAM, Inputs, Source
 
 FORMATS = {key: entry.suffixes[0] for key, entry in formats.FORMATS.items() if entry.dtypes}

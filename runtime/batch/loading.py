@@ -7,14 +7,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from ppsr.models.errors import PpsrError
+from ppsr.runtime.pictures.decode import MAX_PIXELS, open_picture
+from ppsr.runtime.pictures.encode import Depth, Encoding, choose_encoding
+from ppsr.runtime.pictures.metadata import Metadata
+from ppsr.runtime.pixels import Pixels
+from ppsr.runtime.tiles import Tiling
 
-from .decode import MAX_PIXELS, open_picture
-from .encode import Depth, Encoding, choose_encoding
 from .jobs import Job
-from .metadata import Metadata
 from .names import FORMATS
-from .pixels import Pixels
-from .tiles import Tiling
 
 NO_MEMORY = "not enough memory; use a smaller picture, or a smaller --tile"
 

@@ -12,15 +12,15 @@ import numpy as np
 
 from ppsr.models.config import PurePass
 from ppsr.models.errors import PpsrError
+from ppsr.runtime.pictures.encode import PictureWriter, choose_encoding
+from ppsr.runtime.pictures.formats import format_of
+from ppsr.runtime.pictures.metadata import Metadata
+from ppsr.runtime.pixels import Array, ArrayPixels
+from ppsr.runtime.routing import mask_of
 
-from .encode import PictureWriter, choose_encoding
-from .formats import format_of
 from .jobs import Job
 from .loading import NO_MEMORY, Loaded
-from .metadata import Metadata
 from .overlay import Beside, tinted
-from .pixels import Array, ArrayPixels
-from .routing import mask_of
 
 
 class Outputs:

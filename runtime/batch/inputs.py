@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from ppsr.models.errors import PictureError, UsageError
-
-from .files import TEMPORARY
-from .formats import FORMATS
+from ppsr.runtime.files import TEMPORARY
+from ppsr.runtime.pictures.formats import FORMATS
 
 STREAM = "-"
 """Standard input, standard output."""

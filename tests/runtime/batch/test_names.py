@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ppsr.models.errors import UsageError
-from ppsr.runtime.inputs import find_inputs
-from ppsr.runtime.jobs import Job, plan
-from ppsr.runtime.names import FORMATS, Naming
+from ppsr.runtime.batch.inputs import find_inputs
+from ppsr.runtime.batch.jobs import Job, plan
+from ppsr.runtime.batch.names import FORMATS, Naming
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .imresize import imresize
-from .pixels import Array, Pixels
+from ppsr.runtime.imresize import imresize
+from ppsr.runtime.pixels import Array, Pixels
 
 Rgb = npt.NDArray[np.uint8]
 

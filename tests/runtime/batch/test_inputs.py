@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from ppsr.models.errors import UsageError
-from ppsr.runtime.inputs import Source, find_inputs
+from ppsr.runtime.batch.inputs import Source, find_inputs
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ from tempfile import gettempdir
 from typing import Any, Literal, TypeVar
 
 from ppsr.models.errors import PpsrError
+from ppsr.runtime.files import sweep
+from ppsr.runtime.stream import Stream
+from ppsr.runtime.upscaler import Upscaler
 
-from .files import sweep
 from .jobs import Job
 from .loading import NO_MEMORY, Loaded, Options, load
 from .outputs import Outputs
-from .stream import Stream
-from .upscaler import Upscaler
 
 PENDING = 2
 """Steps that may wait for the encoder: bands of rows, or to publish a picture."""

@@ -14,17 +14,17 @@ import pytest
 from PIL import Image
 
 from ppsr.models.errors import PictureError, PpsrError, UsageError
-from ppsr.runtime import encode, formats, savers
-from ppsr.runtime.decode import open_picture
-from ppsr.runtime.encode import (
+from ppsr.runtime.pictures import encode, formats, savers
+from ppsr.runtime.pictures.decode import open_picture
+from ppsr.runtime.pictures.encode import (
     Depth,
     Encoding,
     PictureWriter,
     check_picture_target,
     choose_encoding,
 )
-from ppsr.runtime.formats import FORMATS
-from ppsr.runtime.metadata import Metadata
+from ppsr.runtime.pictures.formats import FORMATS
+from ppsr.runtime.pictures.metadata import Metadata
 from ppsr.runtime.pixels import ArrayPixels
 
 WRITTEN = [key for key, entry in FORMATS.items() if entry.dtypes]
@@ -251,8 +251,8 @@ WRITES = textwrap.dedent(
     from pathlib import Path
     import numpy as np
     from ppsr.models.errors import PpsrError
-    from ppsr.runtime.encode import Encoding, PictureWriter
-    from ppsr.runtime.metadata import Metadata
+    from ppsr.runtime.pictures.encode import Encoding, PictureWriter
+    from ppsr.runtime.pictures.metadata import Metadata
 
     def write(target, format, shape, dtype="uint8", bands=64):
         band = np.random.default_rng(0).integers(0, 255, (bands, *shape[1:]), np.uint8)
@@ -287,7 +287,7 @@ class TestMachine:
         """The limit falls on the rows, 150 KB, or on the end of the encoded file."""
         code = """
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-        import ppsr.runtime.savers as savers
+        import ppsr.runtime.pictures.savers as savers
         savers.BIG_TIFF = 0
         rows = np.random.default_rng(0).integers(0, 255, (100, 500, 3), np.uint8)
         try:
@@ -329,7 +329,7 @@ class TestMachine:
     ) -> None:
         Image.fromarray(photo("coffee", 300, 300)).save(tmp_path / "a.png")
         code = """
-        from ppsr.runtime import decode
+        from ppsr.runtime.pictures import decode
         decode.DISC_THRESHOLD = 0
         resource.setrlimit(resource.RLIMIT_FSIZE, (20000, resource.RLIM_INFINITY))
         try:
@@ -364,7 +364,7 @@ class TestMachine:
     def test_memory_does_not_grow_with_what_is_read(self, tmp_path: Path) -> None:
         """290 MB of pixels, upright and on the side."""
         code = """
-        from ppsr.runtime.decode import open_picture
+        from ppsr.runtime.pictures.decode import open_picture
         path = Path(sys.argv[1])
 
         def read(height):

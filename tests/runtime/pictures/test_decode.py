@@ -14,9 +14,9 @@ import pyvips
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from ppsr.models.errors import PictureError
-from ppsr.runtime import decode
-from ppsr.runtime.decode import MAX_PIXELS, open_picture, read_rgb
-from ppsr.runtime.formats import can_write_avif
+from ppsr.runtime.pictures import decode
+from ppsr.runtime.pictures.decode import MAX_PIXELS, open_picture, read_rgb
+from ppsr.runtime.pictures.formats import can_write_avif
 
 needs_avif = pytest.mark.skipif(not can_write_avif(), reason="no encoder for AV1")
 

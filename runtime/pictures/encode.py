@@ -21,10 +21,11 @@ import numpy.typing as npt
 import pyvips
 
 from ppsr.models.errors import PictureError, PpsrError, UsageError
+from ppsr.runtime.files import check_target, replacing
+from ppsr.runtime.pixels import Pixels
 
 from . import exif as exif_block
 from .containers import INCH, JPEG_EXIF
-from .files import check_target, replacing
 from .formats import (
     BITS,
     DEPTHS,
@@ -33,7 +34,6 @@ from .formats import (
     require_writable,
 )
 from .metadata import Metadata, iptc_for
-from .pixels import Pixels
 from .savers import SAVERS
 from .strips import header
 from .vips import raise_if_system, reason

@@ -14,10 +14,10 @@ import pytest
 import pyvips
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from ppsr.runtime import exif as exif_block
-from ppsr.runtime.decode import open_picture
-from ppsr.runtime.encode import Depth, PictureWriter, choose_encoding
-from ppsr.runtime.formats import FORMATS, can_write_avif, format_of
+from ppsr.runtime.pictures import exif as exif_block
+from ppsr.runtime.pictures.decode import open_picture
+from ppsr.runtime.pictures.encode import Depth, PictureWriter, choose_encoding
+from ppsr.runtime.pictures.formats import FORMATS, can_write_avif, format_of
 
 SCALE = 2
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

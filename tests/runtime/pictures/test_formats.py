@@ -5,8 +5,14 @@ from pathlib import Path
 import pytest
 
 from ppsr.models.errors import UsageError
-from ppsr.runtime import formats
-from ppsr.runtime.formats import FORMATS, can_write_avif, format_of, require_writable, sniff
+from ppsr.runtime.pictures import formats
+from ppsr.runtime.pictures.formats import (
+    FORMATS,
+    can_write_avif,
+    format_of,
+    require_writable,
+    sniff,
+)
 
 
 @pytest.mark.parametrize(

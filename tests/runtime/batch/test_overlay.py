@@ -10,8 +10,8 @@ import pytest
 
 from ppsr.models.config import PurePass
 from ppsr.models.pure_pass import pad_to_grid, purity_mask
+from ppsr.runtime.batch.overlay import GLYPHS, ROWS, TINT, Beside, tinted, to_rgb
 from ppsr.runtime.imresize import imresize
-from ppsr.runtime.overlay import GLYPHS, ROWS, TINT, Beside, tinted, to_rgb
 from ppsr.runtime.pixels import ArrayPixels
 from ppsr.runtime.routing import mask_of
 

@@ -14,13 +14,14 @@ import pytest
 import pyvips
 
 from ppsr.models.errors import PictureError, PpsrError, UsageError
-from ppsr.runtime import batch, files, loading, outputs
-from ppsr.runtime.batch import PENDING, Outcome, run_batch
-from ppsr.runtime.inputs import find_inputs
-from ppsr.runtime.jobs import Job, plan
-from ppsr.runtime.loading import Options
-from ppsr.runtime.names import Naming
-from ppsr.runtime.outputs import Outputs
+from ppsr.runtime import files
+from ppsr.runtime.batch import loading, outputs, pipeline
+from ppsr.runtime.batch.inputs import find_inputs
+from ppsr.runtime.batch.jobs import Job, plan
+from ppsr.runtime.batch.loading import Options
+from ppsr.runtime.batch.names import Naming
+from ppsr.runtime.batch.outputs import Outputs
+from ppsr.runtime.batch.pipeline import PENDING, Outcome, run_batch
 from ppsr.runtime.stream import Stream
 from ppsr.runtime.upscaler import Upscaler
 
@@ -103,7 +104,7 @@ class TestOverlapping:
     def test_the_next_picture_is_decoded_while_the_model_works(
         self, folder: Path, fake: Callable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        load, decoding, inferred = batch.load, [threading.Event() for _ in range(4)], []
+        load, decoding, inferred = pipeline.load, [threading.Event() for _ in range(4)], []
         begun_after = []
 
         def noted(job: Job, *arguments: Any) -> Any:
@@ -118,7 +119,7 @@ class TestOverlapping:
             inferred.append(output.shape)
             return output
 
-        monkeypatch.setattr(batch, "load", noted)
+        monkeypatch.setattr(pipeline, "load", noted)
         backend = fake()
         backend.change = infer
         assert [outcome.status for outcome in run(backend, jobs_of())] == ["done"] * 4
@@ -279,7 +280,7 @@ class TestFailing:
             raise ZeroDivisionError
 
         if where == "load":
-            monkeypatch.setattr(batch, "load", fail)
+            monkeypatch.setattr(pipeline, "load", fail)
         else:
             monkeypatch.setattr(Outputs, f"_{where}", fail)
         with pytest.raises(ZeroDivisionError):

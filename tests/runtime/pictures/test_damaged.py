@@ -17,8 +17,8 @@ from PIL import Image, ImageCms
 from skimage import data
 
 from ppsr.models.errors import PictureError
-from ppsr.runtime.decode import open_picture
-from ppsr.runtime.formats import can_write_avif
+from ppsr.runtime.pictures.decode import open_picture
+from ppsr.runtime.pictures.formats import can_write_avif
 
 SEED = 20261120
 TRIES = 3

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppsr.models.errors import UsageError
+from ppsr.runtime.files import check_target
 
-from .files import check_target
 from .inputs import Inputs, Source
 from .names import Naming, format_or_none, is_folder, require_place
 
