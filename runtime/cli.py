@@ -34,6 +34,7 @@ from .upscaler import Upscaler
     help="A file, a folder (of several inputs, or with / at its end), or - for standard output. "
     "[default: beside each IMAGE, with _x<scale> added to its name]",
 )
+@click.option("-s", "--scale", type=int, help="Refuse a MODEL of another scale.")
 @click.option("--recursive", is_flag=True, help="Look into the folders in a folder, too.")
 @click.option("--skip-existing", is_flag=True, help="Leave what is made already; so resume.")
 @click.option("--keep-going", is_flag=True, help="Go on after a failed picture; exit code 5.")
@@ -45,6 +46,7 @@ from .upscaler import Upscaler
     f"[default: {TEMPLATE}]",
 )
 @click.option(
+    "-f",
     "--format",
     "file_format",
     type=click.Choice(list(FORMATS)),
@@ -61,7 +63,11 @@ from .upscaler import Upscaler
     help="Bits of a channel.  [default: those of the input, where the format holds them]",
 )
 @click.option(
-    "--tile", type=auto_or_number, metavar="auto|N", help="Side of a tile in input pixels, or auto."
+    "-t",
+    "--tile",
+    type=auto_or_number,
+    metavar="auto|N",
+    help="Side of a tile in input pixels, or auto.",
 )
 @click.option(
     "--overlap", type=auto_or_number, metavar="auto|N", help="Pixels that tiles share, or auto."
@@ -97,6 +103,7 @@ def main(
     model: Path,
     images: tuple[str, ...],
     output: str | None,
+    scale: int | None,
     recursive: bool,
     skip_existing: bool,
     keep_going: bool,
@@ -147,6 +154,8 @@ def main(
     )
     naming.require(inputs)
     with Upscaler.open(model, device, threads, trust) as up:
+        if scale not in (None, up.scale):
+            raise UsageError(f"expected a model for x{scale}, got {model} for x{up.scale}")
         if mask is not None and up.artefact.pure_pass is None:
             raise UsageError(f"{model} is without Pure-Pass, so there is no mask to show")
         jobs = plan(

@@ -163,6 +163,7 @@ REFUSED = {
     "tile": (("m.onnx", "photo.png", "--tile", "big"), 2, "expected auto or a whole number"),
     "tile off the grid": (("m.onnx", "photo.png", "--tile", "70"), 2, "a multiple of 16"),
     "memory": (("m.onnx", "photo.png", "--max-memory", "4"), 2, "expected a size like 4G or 512M"),
+    "another scale": (("m.onnx", "photo.png", "-s", "4"), 2, "expected a model for x4, got m.onnx"),
     "quality of PNG": (("m.onnx", "photo.png", "--quality", "50"), 2, "always lossless"),
     "depth of JPEG": (("m.onnx", "photo.png", "--format", "jpeg", "--depth", "16"), 2, "16 bits"),
     "quality": (("m.onnx", "photo.png", "--quality", "0"), 2, "0 is not in the range"),
