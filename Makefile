@@ -18,7 +18,7 @@ demo: .venv/.installed-demo ## Export the x2 model and upscale the sample photo
 	@echo "The photo, twice as large: artifacts/sample_x2.png"
 
 test: .venv/.installed-test ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/.installed-dev ## Lint and check types
 	$(BIN)/ruff check

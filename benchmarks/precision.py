@@ -201,6 +201,7 @@ class _Rounded(Closing):
 
     device = "CPU"
     wants_active = True
+    profiles = ()
 
     def __init__(self, model: onnx.ModelProto, artefact: Artefact) -> None:
         self.artefact = artefact

@@ -8,6 +8,7 @@ PpsrError                 1  something failed at run time
 +-- PrecisionError        1  FP16 cannot hold what the weights ask for
 +-- ParityError           3  an export does not do what the network does, or not in FP16
 +-- BackendUnavailable    4  a package or a device is missing, or is not the one it must be
++-- BatchError            5  some of many pictures failed, the others did not
 """
 
 from __future__ import annotations
@@ -51,3 +52,9 @@ class BackendUnavailable(PpsrError):
     """A package, provider or device that the request needs is not there, or does not fit."""
 
     exit_code = 4
+
+
+class BatchError(PpsrError):
+    """Some of many pictures failed; those that did not are done."""
+
+    exit_code = 5

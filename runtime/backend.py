@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Protocol, get_args
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ppsr.models.errors import UsageError
 
 from .artefact import Artefact
+from .sidecar import ShapeRange
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Device = Literal["auto", "cpu", "cuda"]
@@ -35,11 +36,16 @@ class Backend(Protocol):
     def wants_active(self) -> bool:
         """Whether ``run`` must be told the active tokens; else graph or device finds its own."""
 
+    @property
+    def profiles(self) -> Sequence[ShapeRange]:
+        """The sizes it takes, of which one must fit; empty: any."""
+
     def run(self, feed: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Run once. ``input`` float32 1 3 H W, ``active`` int64 n -> ``output`` 1 3 S*H S*W.
 
-        H and W are multiples of 16. A backend that routes on its device also returns ``active``,
-        int64 n in rising order, and ``ROUTING``, float64 without axes.
+        H and W are multiples of 16. A backend that routes on its device, and is not told the active
+        tokens, also returns ``active``, int64 n in rising order, and ``ROUTING``, float64 without
+        axes.
         """
 
     def close(self) -> None:

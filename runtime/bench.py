@@ -89,7 +89,7 @@ def measure(
         masked_ms=median(masked_ms),
         dense_ms=median(dense_ms),
         routing_ms=_known(median, routing_ms),
-        psnr_db=psnr(first.rgb, second.rgb),
+        psnr_db=psnr(first.pixels, second.pixels),
     )
 
 

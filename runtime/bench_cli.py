@@ -18,7 +18,7 @@ from . import bench
 from .backend import Device
 from .command import device_option, reports_errors, threads_option
 from .files import check_target, is_one_of, write_atomically
-from .image import read_picture
+from .pictures.decode import read_rgb
 from .upscaler import Upscaler
 
 COLUMNS = ("size", "pure", "masked", "dense", "ratio", "routing", "PSNR")
@@ -63,7 +63,7 @@ def main(
         check_target(report)
         if is_one_of(report, (masked, dense, *pictures)):
             raise UsageError(f"{report} is an input; choose another name with --json")
-    loaded = [(path, read_picture(path).rgb) for path in pictures]
+    loaded = [(path, read_rgb(path)) for path in pictures]
     with Upscaler.open(masked, device, threads) as a, Upscaler.open(dense, device, threads) as b:
         bench.require_comparable(a, b)
         names = [f"{up.artefact.stem} on {up.device}" for up in (a, b)]

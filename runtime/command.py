@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -27,6 +28,23 @@ threads_option = click.option(
     type=click.IntRange(min=1),
     help="Threads on the CPU.  [default: the backend's choice]",
 )
+
+
+def auto_or_number(text: str) -> int | None:
+    """Take a whole number, or auto: None. A type for click."""
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise click.BadParameter(f"expected auto or a whole number, got {text!r}")
+    return int(text)
+
+
+def memory_size(text: str) -> int:
+    """Take bytes, written like 4G, 1.5G or 512M, in units of 1024. A type for click."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([KMGT])(?:i?B)?", text, re.IGNORECASE)
+    if found is None:
+        raise click.BadParameter(f"expected a size like 4G or 512M, got {text!r}")
+    return int(float(found[1]) * 1024 ** (1 + "KMGT".index(found[2].upper())))
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:

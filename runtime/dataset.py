@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ppsr.models.errors import UsageError
 
-from .image import read_picture
+from .pictures.decode import read_rgb
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
@@ -67,6 +67,6 @@ def find_sets(folders: Iterable[Path], limit: int | None = None) -> list[Picture
 def read_ground_truth(path: Path) -> npt.NDArray[np.uint8]:
     """Read a picture as benchmarks take it: grey as three equal channels. -> uint8 H W 3.
 
-    Raises PictureError as ``read_picture`` does.
+    Raises PictureError as ``read_rgb`` does.
     """
-    return read_picture(path, expand_grey=True).rgb
+    return read_rgb(path, expand_grey=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from ppsr.models.factory import build
 
 from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
 from .backend import Arrays, Closing, Device, require_options
+from .sidecar import ShapeRange
 from .versions import own_version
 
 
 class EagerBackend(Closing):
     """The network as published, in FP32: what every exported model is compared with."""
+
+    profiles: Sequence[ShapeRange] = ()
 
     def __init__(
         self,

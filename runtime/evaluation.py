@@ -193,9 +193,9 @@ def evaluate(
 def measure(result: Result, truth: npt.NDArray[np.uint8], scale: int) -> Score:
     """Compare an output with its ground truth, uint8 S*H S*W 3."""
     return Score(
-        psnr_y=psnr_y(result.rgb, truth, scale),
-        psnr_y_unrounded=psnr_y(result.rgb, truth, scale, rounded=False),
-        ssim_y=ssim_y(result.rgb, truth, scale),
+        psnr_y=psnr_y(result.pixels, truth, scale),
+        psnr_y_unrounded=psnr_y(result.pixels, truth, scale, rounded=False),
+        ssim_y=ssim_y(result.pixels, truth, scale),
         pure=result.pure,
         milliseconds=result.milliseconds,
     )

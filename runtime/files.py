@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ppsr.models.errors import ArtefactError, PpsrError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no locks, so nothing is swept there.
+    fcntl = None  # type: ignore[assignment]
+
+TEMPORARY = re.compile(r"\.ppsr-[0-9a-f]{16}(\..*)?")
+"""The name of a file that is being written, or was when its process was killed."""
 
 
 @contextmanager
@@ -32,15 +41,18 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
     PpsrError where the system refuses.
     """
     temporaries: dict[Path, Path] = {}
+    locks = ExitStack()
     try:
         for path in paths:
             check_target(path)
             target = Path(os.path.realpath(path))
-            temporary = target.with_name(f".ppsr-{secrets.token_hex(8)}{target.suffix}")
+            temporary, descriptor = create_beside(target)
             temporaries[temporary] = target
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            locks.callback(os.close, descriptor)
             with suppress(FileNotFoundError):
                 temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+        if fcntl is None:
+            locks.close()  # Windows renames no file that is open.
         yield list(temporaries)
         for temporary in temporaries:
             with temporary.open("rb+") as file:
@@ -54,6 +66,45 @@ def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
             names = ", ".join(map(str, paths))
             raise PpsrError(f"cannot write {names}: {error.strerror or error}") from error
         raise
+    finally:
+        locks.close()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed runs left half-written in ``folder``; leave what is being written.
+
+    A file that is being written is locked, and the system frees the locks of a process that ends,
+    however it ends. What cannot be read, locked or removed is left.
+    """
+    if fcntl is None:
+        return
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with suppress(OSError), open(entry.path, "rb+") as file:
+                    fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)
+
+
+def create_beside(target: Path) -> tuple[Path, int]:
+    """Create a temporary file that ``sweep`` spares while its descriptor is open.
+
+    Has the suffix of ``target``. -> its path, its descriptor, open for writing.
+    """
+    while True:
+        path = target.with_name(f".ppsr-{secrets.token_hex(8)}{target.suffix}")
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        if fcntl is None:
+            return path, descriptor
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return path, descriptor
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        except OSError:  # A file system without locks has none to sweep by, either.
+            return path, descriptor
+        os.close(descriptor)  # Another process swept it before it was locked.
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -81,6 +132,8 @@ def check_target(path: Path) -> None:
         if path.exists() and not path.is_file():
             kind = "a folder" if path.is_dir() else "not a regular file"
             raise UsageError(f"cannot write {path}: it is {kind}")
+        if path.exists() and not path.stat().st_mode & stat.S_IWUSR:
+            raise UsageError(f"cannot write {path}: it is read-only")
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 

@@ -1,33 +1,74 @@
-"""How much memory this process may still take, so that it can refuse instead of being killed."""
+"""How much memory this process may still take, and how large tiles may be for it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from ppsr.models.errors import PpsrError
+from ppsr.models.pure_pass import GRID
+
+from .sidecar import Size
+from .tiles import SMALLEST
 
 BYTES_PER_PIXEL = 17_500
-"""Peak memory of the network per low-resolution pixel of the padded picture.
+"""Peak memory of the network per low-resolution pixel of the padded tile.
 
 The largest tensor holds the attention logits: 256 keys x 4 heads x 4 bytes, 3 to 4 copies alive.
 Measured: 17.2 kB of resident memory per pixel for the dense FP32 model on 512 x 768 pixels,
 onnxruntime 1.31 on the CPU; a routed one needs less.
 """
+BYTES_PER_OUTPUT = 40
+"""Of a band of tiles, per pixel of output: float32 RGB, what is carried over, alpha, rounding."""
+SHARE = 0.8
+"""Of what the machine has left, used without being told."""
 
 
-def require_memory(height: int, width: int, pixels: int, root: Path = Path("/")) -> None:
-    """Raise PpsrError where a picture needs more memory than is free.
+def choose_tile(largest: Size, size: Size, scale: int, max_memory: int | None = None) -> Size:
+    """Return the largest tile that fits into memory: ``largest``, or a square one.
 
-    ``pixels`` counts the padded picture. Does nothing where the system does not tell.
+    largest: what the model takes at once; size: the padded picture; max_memory: bytes for the whole
+    process, None: ``SHARE`` of what is free. ``largest`` too where the system does not tell. Raises
+    PpsrError where not even the smallest tile fits.
     """
-    free = free_bytes(root)
-    needed = pixels * BYTES_PER_PIXEL
-    if free is not None and needed > free:
-        raise PpsrError(
-            f"this picture of {height} x {width} needs about {needed / 1e9:.1f} GB of memory, "
-            f"{free / 1e9:.1f} GB are free; use a smaller picture"
-        )
+    free = budget(max_memory)
+    if free is None or _needed(largest, size, scale) <= free:
+        return largest
+    for side in range(max(largest) // GRID * GRID, SMALLEST - 1, -GRID):
+        tile = (min(side, largest[0]), min(side, largest[1]))
+        if _needed(tile, size, scale) <= free:
+            return tile
+    raise _lack(tile, size, scale, free)
+
+
+def require_memory(tile: Size, size: Size, scale: int, max_memory: int | None = None) -> None:
+    """Raise PpsrError where tiles of this size need more than there is, as in ``choose_tile``."""
+    free = budget(max_memory)
+    if free is not None and _needed(tile, size, scale) > free:
+        raise _lack(tile, size, scale, free)
+
+
+def budget(max_memory: int | None = None, root: Path = Path("/")) -> int | None:
+    """Return how many bytes more this process may take; None where the system does not tell."""
+    if max_memory is None:
+        free = free_bytes(root)
+        return None if free is None else int(SHARE * free)
+    resident = _text(root / "proc/self/statm").split()
+    return max_memory - (int(resident[1]) * os.sysconf("SC_PAGE_SIZE") if resident else 0)
+
+
+def _needed(tile: Size, size: Size, scale: int) -> int:
+    band = min(tile[0], size[0]) * size[1] * scale**2
+    return tile[0] * tile[1] * BYTES_PER_PIXEL + band * BYTES_PER_OUTPUT
+
+
+def _lack(tile: Size, size: Size, scale: int, free: int) -> PpsrError:
+    needed = _needed(tile, size, scale)
+    return PpsrError(
+        f"tiles of {tile[0]} x {tile[1]} of this picture need about {needed / 1e9:.2f} GB of "
+        f"memory, {max(free, 0) / 1e9:.2f} GB may be taken; use smaller tiles, or free memory"
+    )
 
 
 def free_bytes(root: Path = Path("/")) -> int | None:

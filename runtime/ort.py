@@ -18,6 +18,7 @@ from ppsr.models.errors import ArtefactError, BackendUnavailable, PpsrError
 from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
 from .backend import Arrays, Closing, Device, require_options
 from .files import require_readable
+from .sidecar import ShapeRange
 
 FATAL = 4
 """Severity below which onnxruntime keeps silent: what fails comes as an exception."""
@@ -38,6 +39,8 @@ NO_CUDA = (
 
 class OrtBackend(Closing):
     """A model file loaded by onnxruntime."""
+
+    profiles: Sequence[ShapeRange] = ()
 
     def __init__(
         self,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from .backend import ROUTING, Arrays, Closing
 from .engine import Engine
 from .files import require_readable
 from .plan import load_plan
-from .sidecar import routing_path
+from .sidecar import ShapeRange, routing_path
 
 NETWORK = {INPUT: "FLOAT", OUTPUT: "FLOAT"}
 ROUTED_NETWORK = {**NETWORK, ACTIVE: "INT64"}
@@ -34,8 +35,8 @@ class TrtBackend(Closing):
     """A plan, and its routing engine where one lies beside it (``<stem>_routing.plan``).
 
     With a routing engine the picture goes to the GPU once, the active tokens never leave it on
-    their way to the network, and their number alone is waited for. Without one, ``run`` is told
-    the active tokens.
+    their way to the network, and their number alone is waited for. Without one, and for tiles,
+    whose mask is that of the whole picture, ``run`` is told the active tokens.
     """
 
     device = "CUDA"
@@ -77,6 +78,11 @@ class TrtBackend(Closing):
         """Whether ``run`` must be told the active tokens: masked, and no routing engine."""
         return self.artefact.takes_active and self._router is None
 
+    @property
+    def profiles(self) -> Sequence[ShapeRange]:
+        """The sizes the network was built for."""
+        return self._network.profiles
+
     def run(self, feed: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Run once. Raises UsageError where the picture has a size that no profile takes.
 
@@ -108,11 +114,12 @@ class TrtBackend(Closing):
         image = feed[INPUT]
         uploads: list[tuple[cuda.Mirror, npt.NDArray[Any]]] = []
         tokens: int | None = None
-        if self._router is not None:
-            tokens = self._route(self._router, image)
+        router = None if ACTIVE in feed else self._router
+        if router is not None:
+            tokens = self._route(router, image)
         else:
             uploads.append((self._image, image))
-            if self.wants_active:
+            if self.artefact.takes_active:
                 tokens = len(feed[ACTIVE])
                 uploads.append((self._active, feed[ACTIVE]))
         self._network.shape(image.shape[2:], tokens)
@@ -128,12 +135,12 @@ class TrtBackend(Closing):
             addresses[ACTIVE] = self._active.address
         self._network.enqueue(addresses)
         views = {OUTPUT: self._output.download(shape, np.float32)}
-        if self._router is not None and tokens is not None:
+        if router is not None and tokens is not None:
             views[ACTIVE] = self._active.download((tokens,), np.int64)
         self._stream.synchronize()
         # The views are of memory that the next picture overwrites.
         arrays = {name: view.copy() for name, view in views.items()}
-        if self._router is not None:
+        if router is not None:
             self._require_tokens(arrays.get(ACTIVE), math.prod(image.shape[2:]))
             arrays[ROUTING] = np.array(self._routed.milliseconds_since(self._started))
         return arrays

@@ -1,21 +1,20 @@
-"""From a picture to a larger one: padding, routing, the model, cropping, rounding."""
+"""A loaded model that makes pictures larger, whatever file it came from."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ppsr.models.errors import BackendUnavailable, PictureError, PpsrError, UsageError
-from ppsr.models.pure_pass import active_tokens, pad_to_grid, pure_mask
+from ppsr.models.errors import BackendUnavailable, UsageError
 
-from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
-from .backend import ROUTING, Backend, Closing, Device, require_options
-from .memory import require_memory
+from .artefact import Artefact
+from .backend import Backend, Closing, Device, require_options
+from .pixels import Array, ArrayPixels, Pixels
+from .stream import Stream
+from .tiles import Tiling
 
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
 ENGINES = (".plan", ".engine", ".trt")
@@ -25,12 +24,12 @@ ENGINES = (".plan", ".engine", ".trt")
 class Result:
     """A larger picture and what it took."""
 
-    rgb: npt.NDArray[np.uint8]
-    """S*H S*W 3."""
+    pixels: Array
+    """S*H S*W C, or S*H S*W, as the picture was."""
     pure: float | None
     """Share of the pixels that skip category attention; None for a model without Pure-Pass."""
     milliseconds: float
-    """The model and routing, wherever it is done; no padding, conversion or rounding.
+    """The model and routing, wherever it is done; no padding, conversion, blending or rounding.
 
     On a device also the picture's way there and back.
     """
@@ -39,6 +38,8 @@ class Result:
 
     0 for a model without Pure-Pass. On a device: its own time, without the picture's way there.
     """
+    tiles: int = 1
+    """1: as a whole."""
 
 
 class Upscaler(Closing):
@@ -81,43 +82,52 @@ class Upscaler(Closing):
         """Free the model."""
         self._backend.close()
 
-    def __call__(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Return the picture ``scale`` times larger. uint8 H W 3, any size -> uint8 S*H S*W 3.
+    def __call__(self, picture: Array) -> Array:
+        """Return the picture ``scale`` times larger: ``upscale(picture).pixels``."""
+        return self.upscale(picture).pixels
 
-        Raises PictureError for any other array, PpsrError where the model fails.
+    def upscale(
+        self,
+        picture: Array,
+        dtype: np.dtype[Any] | None = None,
+        tiling: Tiling = Tiling(),  # noqa: B008 (frozen)
+    ) -> Result:
+        """Make a picture larger, and tell how it went.
+
+        picture: uint8, uint16 or float32; H W (grey) or H W C with C of 1 (grey), 2 (grey and
+        alpha), 3 (RGB) or 4 (RGB and alpha); any size from 1 x 1. Integers use their whole range.
+        Floats are in [0, 1]; where they go beyond, the network sees them fitted into it. The result
+        has the same type, or ``dtype``, computed without another in between.
+
+        Raises PictureError for any other array, PpsrError where the model fails or memory does not
+        suffice.
         """
-        return self.upscale(rgb).rgb
-
-    def upscale(self, rgb: npt.NDArray[np.uint8]) -> Result:
-        """Do what calling does, and tell how it went."""
-        _require_picture(rgb)
-        height, width = rgb.shape[:2]
-        padded = pad_to_grid(rgb)
-        if self.device == "CPU":
-            require_memory(height, width, padded.shape[0] * padded.shape[1])
-        feed: dict[str, npt.NDArray[Any]] = {
-            INPUT: np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32) / 255
-        }
-        mask, settings = None, self.artefact.pure_pass
-        routing = None if settings else 0.0
-        start = time.perf_counter()
-        if self._backend.wants_active and settings:
-            mask = settings.mask(padded)
-            feed[ACTIVE] = active_tokens(mask)
-            routing = (time.perf_counter() - start) * 1000
-        outputs = self._backend.run(feed)
-        stop = time.perf_counter()
-        if ROUTING in outputs:
-            routing = float(outputs[ROUTING])
-            mask = pure_mask(outputs[ACTIVE], padded.shape[:2])
-        elif mask is None and settings:
-            mask = settings.mask(padded)
+        flat = isinstance(picture, np.ndarray) and picture.ndim == 2
+        stream = self.stream(ArrayPixels(picture[..., None] if flat else picture), dtype, tiling)
+        pixels = np.empty(stream.shape, stream.dtype)
+        top = 0
+        for band in stream:
+            pixels[top : top + len(band)] = band
+            top += len(band)
         return Result(
-            rgb=_to_picture(outputs[OUTPUT], padded.shape, rgb.shape, self.scale),
-            pure=None if mask is None else float(mask[:height, :width].mean()),
-            milliseconds=(stop - start) * 1000,
-            routing_milliseconds=routing,
+            pixels=pixels[..., 0] if flat else pixels,
+            pure=stream.pure,
+            milliseconds=stream.milliseconds,
+            routing_milliseconds=stream.routing_milliseconds,
+            tiles=stream.tiles,
         )
+
+    def stream(
+        self,
+        picture: Pixels,
+        dtype: np.dtype[Any] | None = None,
+        tiling: Tiling = Tiling(),  # noqa: B008 (frozen)
+    ) -> Stream:
+        """Make a picture larger by rows, so that neither it nor the result need be in memory.
+
+        Raises as ``upscale`` does, some of it while the rows are asked for.
+        """
+        return Stream(self._backend, picture, dtype, tiling)
 
 
 def open_backend(
@@ -150,24 +160,3 @@ def open_backend(
             "onnxruntime is not installed: pip install 'ppsr[cpu]' (or 'ppsr[gpu]' for CUDA)"
         ) from error
     return OrtBackend(path, device, threads)
-
-
-def _require_picture(rgb: npt.NDArray[Any]) -> None:
-    if not isinstance(rgb, np.ndarray):
-        raise PictureError(f"expected a picture uint8 H W 3, got {type(rgb).__name__}")
-    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
-        raise PictureError(f"expected a picture uint8 H W 3, got {rgb.dtype} {rgb.shape}")
-
-
-def _to_picture(
-    output: npt.NDArray[Any], padded: tuple[int, ...], size: tuple[int, ...], scale: int
-) -> npt.NDArray[np.uint8]:
-    """Crop, clamp and round half to even. float 1 3 S*H' S*W' -> uint8 S*H S*W 3."""
-    expected = (1, 3, padded[0] * scale, padded[1] * scale)
-    if output.shape != expected:
-        raise PpsrError(f"the model returned {output.shape}, expected {expected}; export it again")
-    cropped = output[0, :, : size[0] * scale, : size[1] * scale].astype(np.float32)
-    if not np.isfinite(cropped).all():
-        raise PpsrError("the model returned values that are no numbers; export it again as fp32")
-    levels = np.rint(cropped.clip(0, 1) * 255).astype(np.uint8)
-    return np.ascontiguousarray(levels.transpose(1, 2, 0))

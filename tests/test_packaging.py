@@ -77,8 +77,8 @@ def test_every_command_has_its_function(pyproject: dict[str, Any]) -> None:
 def test_every_package_data_pattern_finds_a_file(pyproject: dict[str, Any]) -> None:
     setuptools = pyproject["tool"]["setuptools"]
     for package, patterns in setuptools["package-data"].items():
-        for name in setuptools["packages"] if package == "*" else [package]:
-            folder = ROOT.joinpath(*name.split(".")[1:])
+        for name in FOLDERS if package == "*" else [package.removeprefix("ppsr.")]:
+            folder = ROOT / name
             for pattern in patterns:
                 assert list(folder.glob(pattern)), f"{pattern} finds nothing in {folder.name}/"
 

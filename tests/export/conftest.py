@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -107,9 +109,26 @@ def network() -> Callable[..., ATD]:
 
 
 @pytest.fixture(scope="session")
-def traced(network: Callable[..., ATD]) -> Callable[..., onnx.ModelProto]:
-    """``traced(name)``: as the tracer left it. Do not change it."""
-    return cache(lambda name="tiny": trace_network(fold(network(name)), OPSET))
+def traced(
+    network: Callable[..., ATD], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., onnx.ModelProto]:
+    """``traced(name)``: as the tracer left it. Do not change it.
+
+    Processes that run parts of the same test run share it: what one has traced, all others read.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    @cache
+    def make(name: str = "tiny") -> onnx.ModelProto:
+        path = shared / f"traced_{name}.onnx"
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                onnx.save(trace_network(fold(network(name)), OPSET), path)
+        return onnx.load(path)
+
+    return make
 
 
 @pytest.fixture(scope="session")

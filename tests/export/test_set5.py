@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from ppsr.runtime import cli
 from ppsr.runtime.artefact import OUTPUT
-from ppsr.runtime.image import read_picture
 from ppsr.runtime.metrics import psnr_y
+from ppsr.runtime.pictures.decode import read_rgb
 
 SHARED = Path(__file__).parents[3] / "shared"
 LOW, HIGH = SHARED / "golden" / "Set5_LR_bicubic", SHARED / "data" / "eval" / "Set5"
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 def truth(name: str) -> np.ndarray:
     """HR cropped to a multiple of the scale."""
-    rgb = read_picture(HIGH / f"{name}.webp").rgb
+    rgb = read_rgb(HIGH / f"{name}.webp")
     return rgb[: rgb.shape[0] // 2 * 2, : rgb.shape[1] // 2 * 2]
 
 
@@ -42,7 +42,7 @@ def test_ppsr_run_reaches_what_the_weights_reached(graph, tmp_path):
             cli.main, [str(model), str(LOW / f"{name}x2.png"), "-o", str(larger)]
         )
         assert done.exit_code == 0, done.output
-        scores.append(psnr_y(read_picture(larger).rgb, truth(name), border=2))
+        scores.append(psnr_y(read_rgb(larger), truth(name), border=2))
     print(f"Set5 x2: {np.mean(scores):.3f} dB", [f"{score:.2f}" for score in scores])
     records = [json.loads(path.read_text()) for path in sorted(RUNS.glob("x2_*.json"))]
     assert abs(np.mean(scores) - records[-1]["psnr_y"]["Set5"]) < 0.02
@@ -51,7 +51,7 @@ def test_ppsr_run_reaches_what_the_weights_reached(graph, tmp_path):
 def test_fp16_loses_next_to_nothing_against_ground_truth(running):
     """With every FP16 tensor really rounded."""
     name = "woman"
-    low = read_picture(LOW / f"{name}x2.png").rgb
+    low = read_rgb(LOW / f"{name}x2.png")
     scores = []
     for fp16 in (False, True):
         run = running("pp-atd-light", "self-contained", fp16=fp16, optimise=not fp16)

@@ -104,6 +104,7 @@ class FakeBackend:
         self.artefact = artefact
         self.device = "CPU"
         self.wants_active = artefact.takes_active
+        self.profiles: Any = ()
         self.found: dict[str, npt.NDArray[Any]] = {}
         self.feeds: list[dict[str, npt.NDArray[Any]]] = []
         self.error = error

@@ -50,8 +50,8 @@ def test_gives_the_picture_that_the_module_gives(half_pure: np.ndarray, name: st
         artefact = up.artefact
         assert (up.scale, up.device) == (2, "CPU")
     expected = by_module(half_pure, name)
-    assert np.abs(result.rgb.astype(int) - expected).max() <= 1
-    assert psnr(result.rgb, expected) > 70
+    assert np.abs(result.pixels.astype(int) - expected).max() <= 1
+    assert psnr(result.pixels, expected) > 70
     assert (artefact.model, artefact.form, artefact.precision) == (name, "routed", "fp32")
     assert artefact.weights_sha256 == build(name, 2).weights_sha256
     if name == "atd-light":
@@ -78,9 +78,9 @@ def test_ablations_change_the_mask_and_the_picture(half_pure: np.ndarray) -> Non
     )
     assert unshifted.pure == purity_mask(half_pure, shift=0).mean() < plain.pure
     assert zeros.pure == plain.pure
-    assert (zeros.rgb != plain.rgb).any()
+    assert (zeros.pixels != plain.pixels).any()
     expected = by_module(half_pure, "pp-atd-light", pure_pass=PurePass(compensation=False))
-    assert np.abs(zeros.rgb.astype(int) - expected).max() <= 1
+    assert np.abs(zeros.pixels.astype(int) - expected).max() <= 1
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_no_token_or_every_token_may_be_active(photo: Callable) -> None:
         flat = up.upscale(np.full((16, 16, 3), (200, 40, 40), np.uint8))
         busy = up.upscale(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
     assert (flat.pure, busy.pure) == (1, 0)
-    assert np.abs(flat.rgb.astype(int) - (200, 40, 40)).max() < 20
+    assert np.abs(flat.pixels.astype(int) - (200, 40, 40)).max() < 20
 
 
 def test_torchs_settings_are_left_as_they_were(

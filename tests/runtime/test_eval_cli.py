@@ -19,7 +19,6 @@ from ppsr.models.pure_pass import purity_mask
 from ppsr.runtime import eval_cli, methods
 from ppsr.runtime.dataset import read_ground_truth
 from ppsr.runtime.eval_cli import main
-from ppsr.runtime.image import Picture, write_picture
 from ppsr.runtime.imresize import degrade
 from ppsr.runtime.methods import Options, Request, parse, parse_all
 from ppsr.runtime.metrics import psnr_y
@@ -35,10 +34,10 @@ def folder(
     write_model(tmp_path / "d.onnx", form="routed", model="atd-light", add=3 / 255)
     write_model(tmp_path / "x3.onnx", scale=3)
     (tmp_path / "set").mkdir()
-    write_picture(tmp_path / "set" / "a.png", Picture(photo("coffee", 121, 165)))
+    Image.fromarray(photo("coffee", 121, 165)).save(tmp_path / "set" / "a.png")
     Image.fromarray(photo("chelsea", 40, 60)).convert("L").save(tmp_path / "set" / "[b].png")
     (tmp_path / "other").mkdir()
-    write_picture(tmp_path / "other" / "c.png", Picture(photo("astronaut", 48, 48)))
+    Image.fromarray(photo("astronaut", 48, 48)).save(tmp_path / "other" / "c.png")
     return tmp_path
 
 
@@ -151,7 +150,7 @@ REFUSED = {
 def test_what_cannot_be_done_is_one_line_and_an_exit_code(folder: Path, name: str) -> None:
     (folder / "empty").mkdir()
     (folder / "tiny").mkdir()
-    write_picture(folder / "tiny" / "t.png", Picture(np.zeros((15, 40, 3), np.uint8)))
+    Image.fromarray(np.zeros((15, 40, 3), np.uint8)).save(folder / "tiny" / "t.png")
     before = sorted(folder.rglob("*"))
     arguments, code, message = REFUSED[name]
     result = run(*arguments)
@@ -234,7 +233,7 @@ def test_two_files_of_one_name_are_told_apart(folder: Path, write_model: Callabl
 
 def test_what_the_mask_costs_in_one_command(folder: Path, photo: Callable) -> None:
     torch = pytest.importorskip("torch")
-    write_picture(folder / "other" / "c.png", Picture(photo("coffee", 64, 80)))  # Nearly all pure.
+    Image.fromarray(photo("coffee", 64, 80)).save(folder / "other" / "c.png")  # Nearly all pure.
     threads = torch.get_num_threads()
     result = run(
         *("atd-light:default", "default", "--scale", "2", "--data", "other"),

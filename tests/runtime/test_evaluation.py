@@ -24,10 +24,10 @@ from ppsr.runtime.evaluation import (
     gain,
     measure,
 )
-from ppsr.runtime.image import Picture, read_picture, write_picture
 from ppsr.runtime.imresize import degrade, imresize
 from ppsr.runtime.methods import bicubic
 from ppsr.runtime.metrics import psnr_y, ssim_y
+from ppsr.runtime.pictures.decode import read_rgb
 from ppsr.runtime.upscaler import Result
 
 EVAL = Path(__file__).parents[3] / "shared" / "data" / "eval"
@@ -65,8 +65,8 @@ def folder(tmp_path: Path, photo: Callable) -> Path:
     """Two folders of ground truth."""
     (tmp_path / "one" / "deep").mkdir(parents=True)
     (tmp_path / "two").mkdir()
-    write_picture(tmp_path / "one" / "deep" / "b.png", Picture(photo("astronaut", 41, 63)))
-    write_picture(tmp_path / "one" / "a.png", Picture(photo("coffee", 64, 80)))
+    Image.fromarray(photo("astronaut", 41, 63)).save(tmp_path / "one" / "deep" / "b.png")
+    Image.fromarray(photo("coffee", 64, 80)).save(tmp_path / "one" / "a.png")
     Image.fromarray(photo("chelsea", 50, 50)).convert("L").save(tmp_path / "two" / "grey.png")
     return tmp_path
 
@@ -169,10 +169,10 @@ def test_one_method_has_no_gain(folder: Path, both: list[Method]) -> None:
 def test_the_smallest_picture_that_can_be_measured(tmp_path: Path, scale: int) -> None:
     side = 8 * scale
     rgb = np.random.default_rng(0).integers(0, 256, (side, side + 1, 3)).astype(np.uint8)
-    write_picture(tmp_path / "a.png", Picture(rgb))
+    Image.fromarray(rgb).save(tmp_path / "a.png")
     sets = find_sets([tmp_path])
     assert evaluate([bicubic_method(scale)], sets, scale).rows[0].size == (8, 8)
-    write_picture(tmp_path / "z.png", Picture(rgb[:-1]))
+    Image.fromarray(rgb[:-1]).save(tmp_path / "z.png")
     told: list[Row] = []
     message = f"z.png is too small to measure at x{scale}: expected {side} x {side} .*, got"
     with pytest.raises(PictureError, match=f"{message} {side - 1} x {side + 1}"):
@@ -196,6 +196,6 @@ def test_a_failure_names_picture_and_method(folder: Path, fake: Callable) -> Non
 
 
 def test_the_ground_truth_on_disk_is_left_alone(folder: Path, both: list[Method]) -> None:
-    before = read_picture(folder / "one" / "a.png").rgb
+    before = read_rgb(folder / "one" / "a.png")
     evaluate(both, find_sets([folder / "one"]), 2)
-    np.testing.assert_array_equal(read_picture(folder / "one" / "a.png").rgb, before)
+    np.testing.assert_array_equal(read_rgb(folder / "one" / "a.png"), before)

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ppsr.models.errors import PpsrError, UsageError
 from ppsr.runtime import files
-from ppsr.runtime.files import is_one_of, replacing, write_atomically
+from ppsr.runtime.files import is_one_of, replacing, sweep, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -107,3 +109,63 @@ def test_a_file_is_known_by_all_its_names(tmp_path: Path) -> None:
         assert is_one_of(tmp_path / name, [tmp_path / "no", tmp_path / "b", tmp_path / "a"])
     assert not is_one_of(tmp_path / "a", [tmp_path / "b", tmp_path / "no"])
     assert not is_one_of(tmp_path / "no", [tmp_path / "no"])
+
+
+def test_a_file_that_is_read_only_stays(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    target.write_bytes(b"mine")
+    target.chmod(0o444)
+    with pytest.raises(UsageError, match=r"a\.bin: it is read-only"):
+        write_atomically(target, b"other")
+    assert target.read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks")
+class TestSweeping:
+    def test_removes_what_a_killed_run_left_and_nothing_else(self, tmp_path: Path) -> None:
+        kept = ["a.png", ".ppsr-notes", ".ppsr-0123456789abcdeg.png", "x.ppsr-0123456789abcdef"]
+        for name in [*kept, ".ppsr-0123456789abcdef.png", ".ppsr-0123456789abcdef"]:
+            (tmp_path / name).write_bytes(b"half")
+        (tmp_path / ".ppsr-00000000000000ff.png").mkdir()
+        (tmp_path / ".ppsr-00000000000000fe.png").symlink_to("a.png")
+        sweep(tmp_path)
+        links = [".ppsr-00000000000000fe.png", ".ppsr-00000000000000ff.png"]
+        assert names(tmp_path) == sorted([*kept, *links])
+
+    def test_what_is_being_written_by_another_process_stays(self, tmp_path: Path) -> None:
+        """And is swept once that process was killed."""
+        code = (
+            "import sys, pathlib, time\n"
+            "from ppsr.runtime.files import replacing\n"
+            "with replacing(pathlib.Path(sys.argv[1])) as temporary:\n"
+            "    print(temporary.name, flush=True)\n"
+            "    time.sleep(60)\n"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / "a.png")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            name = process.stdout.readline().strip()
+            sweep(tmp_path)
+            assert names(tmp_path) == [name]
+            process.kill()
+        sweep(tmp_path)
+        assert names(tmp_path) == []
+
+    def test_what_is_swept_between_its_creation_and_its_lock_is_made_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lock, swept = files.fcntl.flock, []
+
+        def flock(descriptor: int, operation: int) -> None:
+            if not swept:
+                swept.extend(names(tmp_path))
+                (tmp_path / swept[0]).unlink()
+            lock(descriptor, operation)
+
+        monkeypatch.setattr(files.fcntl, "flock", flock)
+        write_atomically(tmp_path / "a.bin", b"data")
+        assert len(swept) == 1
+        assert names(tmp_path) == ["a.bin"]
+
+    def test_no_such_folder_is_no_error(self, tmp_path: Path) -> None:
+        sweep(tmp_path / "no")

@@ -169,7 +169,7 @@ def test_pictures_of_several_sizes(plans: dict[str, Path], photo: Callable, kind
         for size in sizes:
             rgb = photo("coffee", *size)
             result = up.upscale(rgb)
-            np.testing.assert_array_equal(result.rgb, rgb.repeat(2, 0).repeat(2, 1))
+            np.testing.assert_array_equal(result.pixels, rgb.repeat(2, 0).repeat(2, 1))
             if kind == "routing":
                 height, width = size
                 active = pad_to_grid(rgb)[..., 0] > 127

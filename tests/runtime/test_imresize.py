@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from ppsr.runtime.dataset import read_ground_truth
-from ppsr.runtime.image import read_picture
 from ppsr.runtime.imresize import degrade, imresize
+from ppsr.runtime.pictures.decode import read_rgb
 
 SHARED = Path(__file__).parents[3] / "shared"
 LOW, HIGH = SHARED / "golden" / "Set5_LR_bicubic", SHARED / "data" / "eval" / "Set5"
@@ -23,7 +23,7 @@ LOW, HIGH = SHARED / "golden" / "Set5_LR_bicubic", SHARED / "data" / "eval" / "S
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", ["baby", "bird", "butterfly", "head", "woman"])
 def test_shrinks_set5_bit_for_bit_as_matlab_did(name: str, scale: int) -> None:
-    expected = read_picture(LOW / f"{name}x{scale}.png").rgb
+    expected = read_rgb(LOW / f"{name}x{scale}.png")
     truth = read_ground_truth(HIGH / f"{name}.webp")
     small, cut = degrade(truth, scale)
     np.testing.assert_array_equal(small, expected)

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from ppsr.models.errors import PpsrError
-from ppsr.runtime.memory import BYTES_PER_PIXEL, free_bytes, require_memory
+from ppsr.runtime import memory
+from ppsr.runtime.memory import (
+    BYTES_PER_PIXEL,
+    budget,
+    choose_tile,
+    free_bytes,
+    require_memory,
+)
 
 
 def machine(root: Path, files: dict[str, str]) -> Path:
@@ -44,14 +52,36 @@ def test_version_1_groups(tmp_path: Path) -> None:
     assert free_bytes(machine(tmp_path, MEMINFO | files)) == 0
 
 
-def test_says_what_is_needed_and_what_is_free(tmp_path: Path) -> None:
-    root = machine(tmp_path, MEMINFO)
-    enough = 800 * 1024 // BYTES_PER_PIXEL
-    require_memory(5, 10, enough, root)
-    with pytest.raises(PpsrError, match=r"3000 x 2000 needs about 105\.\d GB .* 0\.0 GB are free"):
-        require_memory(3000, 2000, 6_016_000, root)
+def test_a_part_of_what_is_free_is_taken(tmp_path: Path) -> None:
+    assert budget(root=machine(tmp_path, MEMINFO)) == int(0.8 * 800 * 1024)
+
+
+def test_a_limit_counts_what_the_process_has_already(tmp_path: Path) -> None:
+    root = machine(tmp_path, {"proc/self/statm": "900 25 3 4 5\n"})
+    page = os.sysconf("SC_PAGE_SIZE")
+    assert budget(10**9, root) == 10**9 - 25 * page
+    assert budget(10**9, tmp_path / "none") == 10**9
 
 
 def test_a_system_that_does_not_tell_is_trusted(tmp_path: Path) -> None:
     assert free_bytes(tmp_path) is None
-    require_memory(10**6, 10**6, 10**12, tmp_path)
+    assert budget(root=tmp_path) is None
+
+
+def test_a_tile_is_as_large_as_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "budget", lambda limit: limit)
+    size = (4320, 7680)
+    assert choose_tile(size, size, 2, 10**12) == size
+    sides = [choose_tile(size, size, 2, limit * 10**9)[0] for limit in (2, 4, 8)]
+    assert sides == sorted(sides)
+    assert sides[0] >= 128
+    assert not any(side % 16 for side in sides)
+    for limit in (2, 4, 8):
+        tile = choose_tile(size, size, 2, limit * 10**9)
+        assert tile[0] * tile[1] * BYTES_PER_PIXEL < limit * 10**9
+        require_memory(tile, size, 2, limit * 10**9)
+        with pytest.raises(PpsrError, match="may be taken; use smaller tiles, or free memory"):
+            require_memory((2 * tile[0], tile[1]), size, 2, limit * 10**9)
+    with pytest.raises(PpsrError, match=r"tiles of 64 x 64 of this picture need about 0\.\d\d GB"):
+        choose_tile(size, size, 2, 10**7)
+    assert choose_tile((48, 4320), (48, 4320), 2, 10**9)[0] == 48

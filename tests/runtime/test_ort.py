@@ -43,7 +43,7 @@ def test_no_active_token_at_all_is_fine(tmp_path: Path, write_model: Callable) -
     with Upscaler.open(write_model(tmp_path / "a.onnx", form="routed")) as up:
         result = up.upscale(flat)
     assert result.pure == 1
-    assert (result.rgb == 200).all()
+    assert (result.pixels == 200).all()
 
 
 @pytest.mark.parametrize("optimise", [True, False])

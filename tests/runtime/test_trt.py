@@ -19,6 +19,7 @@ from ppsr.models.errors import ArtefactError, BackendUnavailable, PpsrError, Usa
 from ppsr.models.pure_pass import active_tokens, pad_to_grid, pure_pixels, purity_mask
 from ppsr.runtime import Upscaler
 from ppsr.runtime.sidecar import ShapeRange, routing_path, sidecar_path
+from ppsr.runtime.upscaler import open_backend
 
 KINDS = ("dense", "told", "routing")
 TENSORRT = {"flavour": "tensorrt", "flavour_version": "11.4.0.106"}
@@ -54,7 +55,7 @@ def test_pictures_of_several_sizes(
         for size in sizes:
             rgb = photo("coffee", *size)
             result = up.upscale(rgb)
-            np.testing.assert_array_equal(result.rgb, enlarged(rgb))
+            np.testing.assert_array_equal(result.pixels, enlarged(rgb))
             if kind == "dense":
                 assert (result.pure, result.routing_milliseconds) == (None, 0)
                 continue
@@ -74,7 +75,7 @@ def test_no_active_token_at_all_is_fine(gpu: Any, make: Callable, kind: str) -> 
     with Upscaler.open(make(kind)) as up:
         result = up.upscale(flat)
     assert result.pure == 1
-    assert (result.rgb == 200).all()
+    assert (result.pixels == 200).all()
     assert gpu.seen[0].shape == (0,)
 
 
@@ -162,19 +163,38 @@ def test_ties_between_profiles_go_to_the_first(gpu: Any) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(300, 400), (16, 300)])
-def test_a_picture_outside_every_profile(
+def test_a_picture_outside_every_profile_is_cut(
     gpu: Any, make: Callable, photo: Callable, kind: str, size: tuple[int, int]
 ) -> None:
+    rgb = photo("coffee", *size)
     with Upscaler.open(make(kind)) as up:
+        result = up.upscale(rgb)
+        assert result.tiles > 1
+        np.testing.assert_array_equal(result.pixels, enlarged(rgb))
+        if kind != "dense":
+            assert result.pure == purity_mask(rgb).mean()
+            assert sum(map(len, gpu.seen)) > 0
+            assert 0 < result.routing_milliseconds <= result.milliseconds
+        np.testing.assert_array_equal(up(photo()), enlarged(photo()))
+    assert not gpu.live
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_engine_itself_refuses_a_size_outside_every_profile(
+    gpu: Any, make: Callable, kind: str
+) -> None:
+    with open_backend(make(kind)) as backend:
         before = len(gpu.live)
+        feed = {"input": np.zeros((1, 3, 304, 400), np.float32)}
+        if kind == "told":
+            feed["active"] = np.zeros(0, np.int64)
         with pytest.raises(UsageError) as caught:
-            up(photo("coffee", *size))
+            backend.run(feed)
         message = str(caught.value)
         assert "takes pictures from 16 x 16 to 128 x 128" in message
         assert "or 64 x 64 to 256 x 512" in message
-        assert f"got {-(-size[0] // 16) * 16} x {-(-size[1] // 16) * 16}" in message
+        assert "got 304 x 400" in message
         assert len(gpu.live) == before
-        up(photo())
     assert not gpu.live
 
 
@@ -557,10 +577,10 @@ def test_without_a_gpu_it_is_one_line_at_once(
     cuda = pytest.importorskip("ppsr.runtime.cuda", exc_type=ImportError)
     if cuda.probe() is None:
         pytest.skip("this machine has a GPU")
-    from ppsr.runtime.image import Picture, write_picture
+    from PIL import Image
 
     write_plan(tmp_path / "x.plan", described={"flavour": flavour})
-    write_picture(tmp_path / "img.png", Picture(photo()))
+    Image.fromarray(photo()).save(tmp_path / "img.png")
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), flavour, "x.plan", "img.png"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 4

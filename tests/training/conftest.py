@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from skimage import data
 
-from ppsr.runtime.image import Picture, write_picture
 from ppsr.training.options import TrainOptions
 
 
@@ -21,7 +21,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "more").mkdir()
     for name, height, width in (("coffee", 121, 143), ("more/chelsea", 101, 97)):
         rgb = getattr(data, Path(name).name)()[50 : 50 + height, 60 : 60 + width]
-        write_picture(folder / f"{name}.png", Picture(np.ascontiguousarray(rgb)))
+        Image.fromarray(np.ascontiguousarray(rgb)).save(folder / f"{name}.png")
     return folder
 
 
