@@ -37,7 +37,7 @@ TARGET = ROOT / "benchmarks/results/layers.json"
 FOLDS = (
     *("fold_norms", "fold_query_scale", "widen_heads", "drop_refinement_bias"),
     *("NormedDictionaryAttention", "pass_value_bias", "carry_projection_biases"),
-    *("carry_norm_biases", "PointwiseFeedForward"),
+    "PointwiseFeedForward",
 )
 EVERY = (*PASSES, *INDEX_PASSES, *ENGINE_PASSES)
 OPSET = 20

@@ -1,8 +1,8 @@
 """Biases of linear layers as weights: what deployment wants, a product without an addition behind.
 
 TensorRT's parser makes two layers of a bias, onnxruntime a pass over every token. What follows a
-norm or a softmax needs neither: normalised channels sum to 0 and the rows of a softmax to 1, so
-both can carry a constant. Part of ``fold``: exact, up to rounding.
+softmax needs neither: its rows sum to 1, so they pass a constant on. Part of ``fold``: exact, up to
+rounding.
 """
 
 from __future__ import annotations
@@ -50,28 +50,6 @@ def _carry_projection_bias(wqkv: nn.Linear, attention: WindowAttention | Categor
     weight = proj.weight.clone()
     weight[:, own] = proj.bias
     attention.proj = without_bias(weight)
-
-
-@torch.no_grad()
-def carry_norm_biases(layer: Layer) -> None:
-    """W n + b -> W' n': the last channel of n is minus the sum of the others; n' holds 1 there.
-
-    n is norm1's output, whose affine part is in W and b (``fold_norms``; else nothing is done), and
-    W' = [W_c - W_last, b]. The rounding errors of n's channels come through as they did, but for a
-    factor of about sqrt(2) where W_last is as large as the other columns.
-    """
-    norm = layer.norm1
-    if not ((norm.weight == 1).all() and (norm.bias == 0).all()):
-        return
-    norm.weight[-1], norm.bias[-1] = 0, 1
-    layer.wqkv = _carried(layer.wqkv)
-    layer.attn_atd.wq = _carried(layer.attn_atd.wq)
-
-
-def _carried(linear: nn.Linear) -> nn.Linear:
-    weight = linear.weight - linear.weight[:, -1:]
-    weight[:, -1] = linear.bias
-    return without_bias(weight)
 
 
 def without_bias(weight: Tensor) -> nn.Linear:

@@ -35,17 +35,15 @@ class NormedDictionaryAttention(DictionaryAttention):
         self.first, self.entries, self.wv = first, original.entries, original.wv
         self.wq, self.wk = _mirrored(original.wq), _mirrored(original.wk)
         sharpness = 1 + original.scale.clamp(0, 1) * math.log(self.entries)
-        self.scale = nn.Parameter(sharpness / self.wq.out_features)
+        width = self.wq.out_features  # 2r
+        self.scale = nn.Parameter(sharpness / width)
+        # With ones and zeros, that all layers share: TensorRT makes constants of its own of none.
+        self.norm = nn.LayerNorm(width, EPSILON).to(original.scale)
 
     def forward(self, x: Tensor, dictionary: Tensor) -> tuple[Tensor, Tensor]:
         """x: B T C, dictionary: B K C -> output B T C, similarity B T K."""
-        q, k = self.wq(x), self.wk(dictionary)
-        width = q.shape[-1]  # 2r
-        q = F.layer_norm(q, (width,), eps=EPSILON)
-        if self.first:
-            k = F.normalize(k, dim=-1) * math.sqrt(width)
-        else:
-            k = F.layer_norm(k, (width,), eps=EPSILON)
+        q, k = self.norm(self.wq(x)), self.wk(dictionary)
+        k = F.normalize(k, dim=-1) * math.sqrt(k.shape[-1]) if self.first else self.norm(k)
         similarity = (q @ (k * self.scale.unsqueeze(-1)).transpose(-2, -1)).softmax(-1)
         return similarity @ self.wv(dictionary), similarity
 

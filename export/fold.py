@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ppsr.models.atd import ATD, Layer, LayerGroup
 from ppsr.models.feed_forward import ConvFeedForward
 
-from .biases import carry_norm_biases, carry_projection_biases, pass_value_bias
+from .biases import carry_projection_biases, pass_value_bias
 from .cosine import NormedDictionaryAttention
 
 HEAD_WIDTH = 16
@@ -35,7 +35,6 @@ def fold(network: ATD) -> ATD:
         layer.attn_atd = NormedDictionaryAttention(layer.attn_atd, place == 0)
         pass_value_bias(layer)
         carry_projection_biases(layer)
-        carry_norm_biases(layer)
         layer.convffn = PointwiseFeedForward(layer.convffn)
     return folded
 

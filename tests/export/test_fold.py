@@ -8,7 +8,7 @@ import pytest
 import torch
 from skimage import data
 
-from ppsr.export.biases import carry_norm_biases, carry_projection_biases
+from ppsr.export.biases import carry_projection_biases
 from ppsr.export.cosine import NormedDictionaryAttention
 from ppsr.export.fold import HEAD_WIDTH, PointwiseFeedForward, fold, fold_norms, widen_heads
 from ppsr.models import build
@@ -43,11 +43,10 @@ def test_masks_hold_in_the_widened_heads(active: int, image: torch.Tensor) -> No
 
 
 def test_biases_stay_where_nothing_can_carry_them() -> None:
-    """Heads without a spare channel; a norm that still scales."""
+    """Heads without a spare channel."""
     layer = _layer(build("pp-atd-light", 2))
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     carry_projection_biases(layer)
-    carry_norm_biases(layer)
     after = layer.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -69,19 +68,15 @@ def _layer(network: ATD) -> Layer:
 def test_every_head_is_wide_and_no_norm_scales() -> None:
     folded = _layer(fold(build("pp-atd-light", 2)))
     assert folded.wqkv.out_features == 3 * 4 * HEAD_WIDTH
-    for linear in (folded.wqkv, folded.attn_win.proj, folded.attn_aca.proj):
-        assert linear.bias is None
-    for linear in (folded.attn_atd.wq, folded.attn_atd.wv):
+    for linear in (folded.attn_win.proj, folded.attn_aca.proj, folded.attn_atd.wv):
         assert linear.bias is None
     assert folded.attn_win.proj.in_features == folded.attn_aca.proj.in_features == 4 * HEAD_WIDTH
     assert isinstance(folded.convffn, PointwiseFeedForward)
     assert folded.attn_win.scale == 1
     assert (folded.norm3.bias == 0).all()
-    assert (folded.norm2.weight == 1).all()
-    assert (folded.norm2.bias == 0).all()
-    one = torch.eye(48)[-1]
-    assert torch.equal(folded.norm1.bias, one), "the channel that carries biases"
-    assert torch.equal(folded.norm1.weight, 1 - one)
+    for norm in (folded.norm1, folded.norm2):
+        assert (norm.weight == 1).all()
+        assert (norm.bias == 0).all()
 
 
 def test_without_compensation_the_values_bias_comes_once(image: torch.Tensor) -> None:
