@@ -219,16 +219,14 @@ def draw(content: dict[str, Any], path: Path) -> None:
 
     groups = _groups(content, screenshots=False)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for tile in sorted({tile for tile, _ in groups}):
+    for colour, tile in enumerate(sorted({tile for tile, _ in groups})):
+        style = {"color": f"C{colour}", "label": f"tiles of {tile}"}
         overlaps = [overlap for size, overlap in groups if size == tile]
         chosen = [groups[tile, overlap] for overlap in overlaps]
-        left.plot(overlaps, [fmean(of["psnr"]) for of in chosen], "o-", label=f"tiles of {tile}")
-        right.plot(
-            overlaps, [max(of["seam_step"]) for of in chosen], "o-", label=f"at seams, {tile}"
-        )
-        right.plot(
-            overlaps, [max(of["other_step"]) for of in chosen], "x:", label=f"elsewhere, {tile}"
-        )
+        left.plot(overlaps, [fmean(of["psnr"]) for of in chosen], "o-", **style)
+        right.plot(overlaps, [max(of["seam_step"]) for of in chosen], "o-", **style)
+        style["label"] += ", elsewhere"
+        right.plot(overlaps, [max(of["other_step"]) for of in chosen], "x:", **style)
     left.set(xlabel="overlap, pixels", ylabel="PSNR tiled against whole, dB (mean)")
     right.set(xlabel="overlap, pixels", ylabel="largest change of a step, levels", ylim=(0, None))
     for axes in (left, right):

@@ -1,0 +1,51 @@
+"""docs/precision.md and docs/tiling.md say what the committed figures say, of the shipped weights."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx_graphsurgeon")
+
+from ppsr.models.factory import build
+from ppsr.runtime.tiles import OVERLAP
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", params=["precision", "tiling"])
+def script(request: pytest.FixtureRequest) -> ModuleType:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return importlib.import_module(request.param)
+    finally:
+        sys.path.pop(0)
+
+
+def test_the_page_is_made_of_the_figures(script: ModuleType) -> None:
+    content = json.loads(script.TARGET.read_text())
+    assert script.PAGE.read_text() == script.spell(content)
+
+
+def test_the_figures_are_of_the_shipped_weights(script: ModuleType) -> None:
+    content = json.loads(script.TARGET.read_text())
+    assert content["weights_sha256"] == build("pp-atd-light", 2).weights_sha256
+
+
+def test_the_default_overlap_was_measured() -> None:
+    rows = json.loads((ROOT / "benchmarks/results/tiling.json").read_text())["rows"]
+    assert OVERLAP in {row["overlap"] for row in rows}
+
+
+def test_fp16_costs_next_to_nothing() -> None:
+    """Against ground truth, where FP16 and FP32 put other tokens together."""
+    sets = json.loads((ROOT / "benchmarks/results/precision.json").read_text())["sets"]
+    assert set(sets) == {"Set5", "B100"}
+    for name, of in sets.items():
+        assert of["fp32"] - of["fp16"] <= 0.01, name
