@@ -1,4 +1,4 @@
-"""docs/precision.md and docs/tiling.md say what the committed figures say, of the shipped weights."""
+"""docs/precision.md and docs/tiling.md say what the figures say, and these the shipped weights."""
 
 from __future__ import annotations
 

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,13 +18,9 @@ import numpy.typing as npt
 import pyvips
 
 from ppsr.models.errors import PictureError
+from ppsr.runtime.backend import Closing
 
-from .formats import (
-    ACCEPTED,
-    FLOATS,
-    FORMATS,
-    sniff,
-)
+from .formats import ACCEPTED, FLOATS, FORMATS, sniff
 from .kinds import DTYPES, an, convert, describe, has, require_known, require_one
 from .metadata import Metadata, read_metadata, with_cicp
 from .reader import Reader
@@ -39,7 +34,7 @@ DISC_THRESHOLD = 100 * 2**20
 """Decoded pictures of more bytes lie in a file without a name, below the folder TMPDIR."""
 
 
-class Picture:
+class Picture(Closing):
     """A decoded picture, upright; satisfies ``Pixels``. To be closed."""
 
     def __init__(
@@ -102,19 +97,6 @@ class Picture:
     def close(self) -> None:
         """Give the memory or the temporary file back."""
         self._image = None
-
-    def __enter__(self) -> Picture:
-        """Return the picture."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
 
 def open_picture(
