@@ -17,7 +17,7 @@ class Island:
 ISLANDS: tuple[Island, ...] = (
     Island(
         "similarity",
-        r"attn_atd(\.wq|\.wk)?/",
+        r"attn_atd(\.(wq|wk|norm))?/",
         "decides categories: a flip regroups whole tokens",
     ),
     Island("refinement", r"(refine|norm3)/", "weights near 1/n are FP16 subnormals"),
