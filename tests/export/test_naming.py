@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from ppsr.export.fold import fold
 from ppsr.export.islands import CAUTIOUS, Island
 from ppsr.export.naming import name_nodes
 
@@ -17,7 +18,7 @@ LAYER = re.compile(r"layers\.(\d)\.residual_group\.layers\.(\d)\.")
 
 
 def test_names_are_unique_and_say_the_module(network: Callable, graph: Callable) -> None:
-    modules = {name for name, _ in network("pp-atd-light").named_modules()}
+    modules = {name for name, _ in fold(network("pp-atd-light")).named_modules()}
     for form in ("routed", "self-contained"):
         model = graph("pp-atd-light", form)[0]
         names = [node.name for node in model.graph.node]
