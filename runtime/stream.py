@@ -18,7 +18,7 @@ from .pixels import DTYPES, Array, Pixels
 from .routing import Mask
 from .runner import Pure, Runner
 from .sidecar import Size
-from .tiles import Tiling, cut, largest_tile
+from .tiles import Tiling, cut, tiles_for
 
 CHUNK = 128
 """Rows of output that are converted and yielded together."""
@@ -42,9 +42,9 @@ class Stream:
         self._scale = backend.artefact.scale
         self._height, self._width, channels = picture.shape
         self._canvas = canvas = Canvas(picture, _least(backend))
-        tile = _choose(backend, (canvas.height, canvas.width), tiling)
-        self._down = cut(canvas.height, tile[0], tiling.shared)
-        self._across = cut(canvas.width, tile[1], tiling.shared)
+        least, tile = _choose(backend, (canvas.height, canvas.width), tiling)
+        self._down = cut(canvas.height, tile[0], tiling.shared, least[0])
+        self._across = cut(canvas.width, tile[1], tiling.shared, least[1])
         self._pure = self._seen = 0
         self.shape = (self._scale * self._height, self._scale * self._width, channels)
         """Of the larger picture, H W C."""
@@ -138,18 +138,18 @@ def _least(backend: Backend) -> Size:
     return min((profile.min for profile in backend.profiles), key=lambda size: size[0] * size[1])
 
 
-def _choose(backend: Backend, size: Size, tiling: Tiling) -> Size:
-    """Choose the size of a tile; the picture's own: as a whole."""
-    largest = largest_tile(size, backend.profiles)
+def _choose(backend: Backend, size: Size, tiling: Tiling) -> tuple[Size, Size]:
+    """Choose the size of a tile, at least and at most; the picture's own: as a whole."""
+    least, largest = tiles_for(size, backend.profiles)
     scale, on_host = backend.artefact.scale, backend.device == "CPU"
     if tiling.tile is not None:
         tile = (min(tiling.tile, largest[0]), min(tiling.tile, largest[1]))
         if on_host:
             require_memory(tile, size, scale, tiling.max_memory)
-        return tile
+        return least, tile
     if on_host or tiling.max_memory:
-        return choose_tile(largest, size, scale, tiling.max_memory)
-    return largest
+        return least, choose_tile(largest, size, scale, tiling.max_memory)
+    return least, largest
 
 
 def _within(alpha: npt.NDArray[np.float32], source: Floats, scale: int) -> Floats:

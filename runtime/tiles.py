@@ -89,30 +89,32 @@ class Axis:
         ]
 
 
-def cut(size: int, tile: int, overlap: int) -> Axis:
-    """Cut ``size`` into as few tiles of at most ``tile`` as an overlap of ``overlap`` allows.
+def cut(size: int, tile: int, overlap: int, least: int = GRID) -> Axis:
+    """Cut ``size`` into as few tiles of ``least`` to ``tile`` as an overlap of ``overlap`` allows.
 
     All are multiples of ``GRID``, overlap < tile. Neighbours share at least ``overlap``.
     """
     if size <= tile:
         return Axis((0,), size)
     count = math.ceil((size - overlap) / (tile - overlap))
-    length = math.ceil((size + (count - 1) * overlap) / count / GRID) * GRID
+    shortest = math.ceil((size + (count - 1) * overlap) / count / GRID) * GRID
+    length = min(max(shortest, least), tile)
     free = (size - length) // GRID
     return Axis(tuple(index * free // (count - 1) * GRID for index in range(count)), length)
 
 
-def largest_tile(size: Size, profiles: Sequence[ShapeRange]) -> Size:
-    """Return the largest tile of a picture that one of an engine's profiles takes.
+def tiles_for(size: Size, profiles: Sequence[ShapeRange]) -> tuple[Size, Size]:
+    """Return the least and the largest tile of a picture that an engine's best profile takes.
 
-    A picture that is smaller than every profile has been padded before.
+    A picture that is smaller than every profile has been padded before. Without profiles every size
+    is taken.
     """
     fitting = [
-        (min(size[0], profile.max[0]), min(size[1], profile.max[1]))
+        (profile.min, (min(size[0], profile.max[0]), min(size[1], profile.max[1])))
         for profile in profiles
         if profile.min[0] <= size[0] and profile.min[1] <= size[1]
     ]
-    return max(fitting, key=lambda tile: tile[0] * tile[1], default=size)
+    return max(fitting, key=lambda pair: pair[1][0] * pair[1][1], default=((GRID, GRID), size))
 
 
 def _ramp(length: int) -> npt.NDArray[np.float64]:

@@ -161,8 +161,8 @@ def test_memory_decides_whether_a_picture_is_cut(
 def test_an_engine_gets_tiles_that_its_profiles_take(photo: Callable, fake: Callable) -> None:
     backend = fake(form="routed")
     backend.device, backend.wants_active = "CUDA", False
-    backend.profiles = [ShapeRange((64, 64), (64, 64), (128, 160))]
-    for size in ((300, 400), (10, 10), (100, 300)):
+    backend.profiles = [ShapeRange((64, 112), (64, 112), (128, 160))]
+    for size in ((300, 400), (10, 10), (100, 300), (140, 170)):
         backend.feeds.clear()
         rgb = photo("coffee", *size)
         np.testing.assert_array_equal(Upscaler(backend)(rgb), rgb.repeat(2, 0).repeat(2, 1))

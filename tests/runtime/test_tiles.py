@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ppsr.models.errors import UsageError
 from ppsr.runtime.sidecar import ShapeRange
-from ppsr.runtime.tiles import Tiling, cut, largest_tile
+from ppsr.runtime.tiles import Axis, Tiling, cut, tiles_for
 
 GRIDS = st.integers(1, 60).map(lambda count: 16 * count)
 
@@ -73,7 +73,12 @@ def test_senseless_tilings_are_refused(options: dict[str, Any], message: str) ->
 def test_an_engine_gets_the_largest_tile_that_a_profile_takes() -> None:
     small = ShapeRange((32, 32), (64, 64), (256, 256))
     large = ShapeRange((128, 128), (544, 960), (1088, 1920))
-    assert largest_tile((64, 2000), [small, large]) == (64, 256)
-    assert largest_tile((2000, 2000), [small, large]) == (1088, 1920)
-    assert largest_tile((1920, 1088), [large]) == (1088, 1088)
-    assert largest_tile((2000, 3000), []) == (2000, 3000)
+    assert tiles_for((64, 2000), [small, large]) == ((32, 32), (64, 256))
+    assert tiles_for((2000, 2000), [small, large]) == ((128, 128), (1088, 1920))
+    assert tiles_for((1920, 1088), [large]) == ((128, 128), (1088, 1088))
+    assert tiles_for((2000, 3000), []) == ((16, 16), (2000, 3000))
+
+
+def test_no_tile_is_smaller_than_an_engine_takes() -> None:
+    assert cut(1200, 1088, 32).length < 640
+    assert cut(1200, 1088, 32, 1024) == Axis((0, 176), 1024)
