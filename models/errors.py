@@ -13,6 +13,9 @@ PpsrError                 1  something failed at run time
 
 from __future__ import annotations
 
+NO_MEMORY = "not enough memory; use smaller tiles, or a smaller picture"
+"""What is said wherever memory runs out."""
+
 
 class PpsrError(Exception):
     """Message: what was expected, what came, what to do. Raised for run-time failures."""

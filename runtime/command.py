@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-from ppsr.models.errors import PpsrError
+from ppsr.models.errors import NO_MEMORY, PpsrError
 
 INTERRUPTED = 130
 
@@ -60,7 +60,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
         except PpsrError as error:
             code, message = error.exit_code, str(error)
         except MemoryError:
-            code, message = PpsrError.exit_code, "not enough memory; use a smaller picture"
+            code, message = PpsrError.exit_code, NO_MEMORY
         except KeyboardInterrupt:
             code, message = INTERRUPTED, "interrupted"
         click.ClickException(message).show()

@@ -227,7 +227,8 @@ def _call(function: Any, *arguments: Any) -> Any:
         if status == cudart.cudaError_t.cudaErrorMemoryAllocation:
             where = "page-locked" if function is cudart.cudaMallocHost else "GPU"
             raise PpsrError(
-                f"not enough {where} memory ({_name(status)}); use a smaller picture or free it"
+                f"not enough {where} memory ({_name(status)}); use smaller tiles, or a smaller "
+                "picture"
             )
         raise PpsrError(f"the GPU failed: {function.__name__} returned {_name(status)}")
     return results[0] if results else None

@@ -15,7 +15,7 @@ import torch
 from ppsr.models.atd import ATD
 from ppsr.models.checkpoint import config_of, read_checkpoint
 from ppsr.models.config import ModelName, PurePass
-from ppsr.models.errors import BackendUnavailable, PpsrError, UsageError
+from ppsr.models.errors import NO_MEMORY, BackendUnavailable, PpsrError, UsageError
 from ppsr.models.factory import build
 
 from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
@@ -140,5 +140,5 @@ def _settings(threads: int | None) -> Iterator[None]:
 def _one_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in text:
-        return "not enough memory; use a smaller picture"
+        return NO_MEMORY
     return text.splitlines()[0][:200]

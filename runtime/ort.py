@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from ppsr.models.errors import ArtefactError, BackendUnavailable, PpsrError
+from ppsr.models.errors import NO_MEMORY, ArtefactError, BackendUnavailable, PpsrError
 
 from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
 from .backend import Arrays, Closing, Device, require_options
@@ -107,7 +107,7 @@ def one_line(error: BaseException) -> str:
     """Shorten a message of onnxruntime to what a user can read."""
     text = str(error).strip() or type(error).__name__
     if re.search("alloc|out of memory|MemoryError", text):
-        return "not enough memory; use a smaller picture"
+        return NO_MEMORY
     first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text).splitlines()[0]
     return first if len(first) <= 200 else first[:197] + "..."
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from ppsr.models.errors import PpsrError
+from ppsr.models.errors import NO_MEMORY, PpsrError
 from ppsr.runtime.pictures.decode import MAX_PIXELS, open_picture
 from ppsr.runtime.pictures.encode import Depth, Encoding, choose_encoding
 from ppsr.runtime.pictures.metadata import Metadata
@@ -15,8 +15,6 @@ from ppsr.runtime.tiles import Tiling
 
 from .jobs import Job
 from .names import FORMATS
-
-NO_MEMORY = "not enough memory; use a smaller picture, or a smaller --tile"
 
 
 @dataclass(frozen=True)

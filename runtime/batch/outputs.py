@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ppsr.models.config import PurePass
-from ppsr.models.errors import PpsrError
+from ppsr.models.errors import NO_MEMORY, PpsrError
 from ppsr.runtime.pictures.encode import PictureWriter, choose_encoding
 from ppsr.runtime.pictures.formats import format_of
 from ppsr.runtime.pictures.metadata import Metadata
@@ -19,7 +19,7 @@ from ppsr.runtime.pixels import Array, ArrayPixels
 from ppsr.runtime.routing import mask_of
 
 from .jobs import Job
-from .loading import NO_MEMORY, Loaded
+from .loading import Loaded
 from .overlay import Beside, tinted
 
 

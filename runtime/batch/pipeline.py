@@ -16,13 +16,13 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, Literal, TypeVar
 
-from ppsr.models.errors import PpsrError
+from ppsr.models.errors import NO_MEMORY, PpsrError
 from ppsr.runtime.files import sweep
 from ppsr.runtime.stream import Stream
 from ppsr.runtime.upscaler import Upscaler
 
 from .jobs import Job
-from .loading import NO_MEMORY, Loaded, Options, load
+from .loading import Loaded, Options, load
 from .outputs import Outputs
 
 PENDING = 2

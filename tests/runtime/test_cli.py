@@ -202,7 +202,7 @@ def test_what_cannot_be_done_is_one_line_and_an_exit_code(
         (
             MemoryError(),
             1,
-            "Error: not enough memory; use a smaller picture, or a smaller --tile\n",
+            "Error: not enough memory; use smaller tiles, or a smaller picture\n",
         ),
         (KeyboardInterrupt(), 130, "Error: interrupted\n"),
     ],

@@ -162,7 +162,7 @@ def test_cuda_that_does_not_work_is_refused_or_left_aside(
     [
         (RuntimeError("size mismatch\nat line 3"), "the network failed on CPU: size mismatch$"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), "not enough memory"),
-        (MemoryError(), "not enough memory; use a smaller picture"),
+        (MemoryError(), "not enough memory; use smaller tiles, or a smaller picture"),
     ],
 )
 def test_failures_are_one_line(

@@ -196,7 +196,7 @@ def test_errors_of_a_run_are_one_line(
     ],
 )
 def test_lack_of_memory_is_named(error: Exception) -> None:
-    assert ort.one_line(error) == "not enough memory; use a smaller picture"
+    assert ort.one_line(error) == "not enough memory; use smaller tiles, or a smaller picture"
 
 
 def test_long_messages_are_shortened() -> None:

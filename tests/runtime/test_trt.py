@@ -245,7 +245,7 @@ def test_a_picture_after_one_that_was_too_large(
             up(photo())
         gpu.before = lambda index, name: memory if name == "cudaMalloc" else None
         for _ in range(2):
-            with pytest.raises(PpsrError, match=r"not enough GPU memory .*; use a smaller picture"):
+            with pytest.raises(PpsrError, match=r"not enough GPU memory .*; use smaller tiles"):
                 up(photo("coffee", 150, 201))
         gpu.before = lambda index, name: None
         np.testing.assert_array_equal(up(photo()), enlarged(photo()))
