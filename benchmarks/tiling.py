@@ -170,10 +170,11 @@ def spell(content: dict[str, Any]) -> str:
 <!-- Made by benchmarks/tiling.py from benchmarks/results/tiling.json. -->
 
 A picture that does not fit into memory is cut into tiles with an overlap, in which one tile is
-faded into the next (`runtime/tiles.py`). The mask is that of the whole picture, cut: tiles never
-change which pixels are routed. What they do change is ATD's grouping: tokens of one category attend
-to each other in groups of 128 that are filled from the whole picture, and from a tile they are
-filled otherwise. So a tiled picture is another one everywhere, not only at the seams, and no
+faded into the next (`runtime/tiles.py`). A routed model gets the mask of the whole picture, cut:
+tiles never change which pixels are routed. (A self-contained one finds its own in each tile; the
+windows at a tile's edge may differ.) What tiles do change is ATD's grouping: tokens of one category
+attend to each other in groups of 128 that are filled from the whole picture, and from a tile they
+are filled otherwise. So a tiled picture is another one everywhere, not only at the seams, and no
 overlap makes it the same.
 
 `{content["model"]}`, weights `{content["weights_sha256"][:12]}`, low-resolution crops of

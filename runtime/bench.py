@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ppsr.models.errors import UsageError
 
 from .metrics import psnr
+from .tiles import WHOLE
 from .upscaler import Upscaler
 from .versions import installed
 
@@ -72,11 +73,11 @@ def measure(
     Engines get two: the second run of a size records it.
     """
     for _ in range(1 if masked.device == "CPU" else 2):
-        first, second = masked.upscale(rgb), dense.upscale(rgb)
+        first, second = (each.upscale(rgb, tiling=WHOLE) for each in (masked, dense))
     masked_ms, dense_ms = [], []
     routing_ms: list[float | None] = []
     for _ in range(runs):
-        first, second = masked.upscale(rgb), dense.upscale(rgb)
+        first, second = (each.upscale(rgb, tiling=WHOLE) for each in (masked, dense))
         masked_ms.append(first.milliseconds)
         routing_ms.append(first.routing_milliseconds)
         dense_ms.append(second.milliseconds)

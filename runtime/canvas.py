@@ -60,23 +60,23 @@ class Canvas:
 
         Raises PpsrError for values that are no numbers.
         """
-        if not np.isfinite(colours).all():
+        if not all(np.isfinite(plane).all() for plane in (colours, alpha) if plane is not None):
             raise PpsrError(
                 "the model returned values that are no numbers; export it again as fp32"
             )
         floats = colours if self.channels > 2 else _grey(colours)
         if alpha is not None:
             floats = np.divide(floats, alpha, out=np.zeros_like(floats), where=alpha > 0)
-            floats = np.concatenate((floats, alpha), -1)
         np.clip(floats, 0, 1, out=floats)
-        if dtype != np.float32:
-            most = np.iinfo(dtype).max
-            levels: Array = np.rint(floats * np.float32(most)).astype(dtype)
-            return levels
         if (self.low, self.high) != (0, 1):
-            end = -1 if self.has_alpha else None
-            floats[..., :end] = floats[..., :end] * (self.high - self.low) + self.low
-        return floats
+            floats = floats * (self.high - self.low) + self.low
+        if alpha is not None:
+            floats = np.concatenate((floats, alpha.clip(0, 1)), -1)
+        if dtype == np.float32:
+            return floats
+        most = np.iinfo(dtype).max
+        levels: Array = np.rint(floats.clip(0, 1) * np.float32(most)).astype(dtype)
+        return levels
 
     def _normalised(self, pixels: Array) -> Floats:
         floats = pixels.astype(np.float32)

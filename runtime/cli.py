@@ -19,7 +19,7 @@ from .batch.pipeline import run_batch
 from .batch.reports import Report, Style
 from .command import auto_or_number, device_option, memory_size, reports_errors, threads_option
 from .pictures.decode import MAX_PIXELS
-from .pictures.encode import Depth
+from .pictures.encode import Depth, require_quality
 from .tiles import Tiling
 from .upscaler import Upscaler
 
@@ -161,6 +161,9 @@ def main(
         jobs = plan(
             inputs, naming, scale=up.scale, model=up.artefact.model, skip_existing=skip_existing
         )
+        for job in jobs:
+            if job.skip is None and job.format is not None:
+                require_quality(job.format, quality)
         about = f"{up.device} · {up.artefact.model} x{up.scale} {up.artefact.precision}"
         silent = quiet or naming.to_stream
         style: Style = "machines" if as_json else "nobody" if silent else "people"

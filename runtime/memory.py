@@ -25,26 +25,30 @@ SHARE = 0.8
 """Of what the machine has left, used without being told."""
 
 
-def choose_tile(largest: Size, size: Size, scale: int, max_memory: int | None = None) -> Size:
+DEVICE_BYTES = 8 * 10**9
+"""What a GPU is taken to have for an ONNX file: onnxruntime does not tell what is free."""
+
+
+def choose_tile(
+    largest: Size, size: Size, scale: int, free: int | None, least: int = SMALLEST
+) -> Size:
     """Return the largest tile that fits into memory: ``largest``, or a square one.
 
-    largest: what the model takes at once; size: the padded picture; max_memory: bytes for the whole
-    process, None: ``SHARE`` of what is free. ``largest`` too where the system does not tell. Raises
-    PpsrError where not even the smallest tile fits.
+    largest: what the model takes at once; size: the padded picture; free: bytes, None where they
+    are unknown; then ``largest`` too. Raises PpsrError where not even tiles of ``least`` fit.
     """
-    free = budget(max_memory)
     if free is None or _needed(largest, size, scale) <= free:
         return largest
-    for side in range(max(largest) // GRID * GRID, SMALLEST - 1, -GRID):
+    tile = largest
+    for side in range(max(largest) // GRID * GRID, least - 1, -GRID):
         tile = (min(side, largest[0]), min(side, largest[1]))
         if _needed(tile, size, scale) <= free:
             return tile
     raise _lack(tile, size, scale, free)
 
 
-def require_memory(tile: Size, size: Size, scale: int, max_memory: int | None = None) -> None:
+def require_memory(tile: Size, size: Size, scale: int, free: int | None) -> None:
     """Raise PpsrError where tiles of this size need more than there is, as in ``choose_tile``."""
-    free = budget(max_memory)
     if free is not None and _needed(tile, size, scale) > free:
         raise _lack(tile, size, scale, free)
 
@@ -67,7 +71,8 @@ def _lack(tile: Size, size: Size, scale: int, free: int) -> PpsrError:
     needed = _needed(tile, size, scale)
     return PpsrError(
         f"tiles of {tile[0]} x {tile[1]} of this picture need about {needed / 1e9:.2f} GB of "
-        f"memory, {max(free, 0) / 1e9:.2f} GB may be taken; use smaller tiles, or free memory"
+        f"memory, {max(free, 0) / 1e9:.2f} GB may be taken; allow more, free some, or "
+        "use smaller tiles or a smaller picture"
     )
 
 

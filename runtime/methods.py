@@ -19,6 +19,7 @@ from ppsr.models.errors import BackendUnavailable, UsageError
 from .backend import Backend, Device
 from .evaluation import Method
 from .imresize import imresize
+from .tiles import WHOLE
 from .upscaler import CHECKPOINTS, ENGINES, Result, Upscaler, open_backend
 
 BICUBIC, DEFAULT = "bicubic", "default"
@@ -128,7 +129,9 @@ def opened(requests: Sequence[Request], options: Options) -> Iterator[tuple[int,
                     f"all models and --scale must agree"
                 )
             scale = upscaler.scale
-            methods[request] = Method(name, upscaler.upscale, _described(request, upscaler))
+            methods[request] = Method(
+                name, partial(upscaler.upscale, tiling=WHOLE), _described(request, upscaler)
+            )
         assert scale is not None
         yield scale, [methods[request] for request in requests]
 

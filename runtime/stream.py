@@ -13,12 +13,12 @@ from ppsr.models.pure_pass import GRID
 
 from .backend import Backend
 from .canvas import Canvas, Floats
-from .memory import choose_tile, require_memory
+from .memory import DEVICE_BYTES, budget, choose_tile, require_memory
 from .pixels import DTYPES, Array, Pixels
 from .routing import Mask
 from .runner import Pure, Runner
 from .sidecar import Size
-from .tiles import Tiling, cut, tiles_for
+from .tiles import SMALLEST, Tiling, cut, tiles_for
 
 CHUNK = 128
 """Rows of output that are converted and yielded together."""
@@ -60,6 +60,13 @@ class Stream:
     def routing_milliseconds(self) -> float | None:
         """As in ``Result``, so far."""
         return self._runner.routing
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is lost on the way, a clause each."""
+        beyond = (self._canvas.low, self._canvas.high) != (0, 1)
+        lost = beyond and self.dtype != np.float32
+        return ("values beyond 0 to 1 clipped",) if lost else ()
 
     @property
     def pure(self) -> float | None:
@@ -142,14 +149,24 @@ def _choose(backend: Backend, size: Size, tiling: Tiling) -> tuple[Size, Size]:
     """Choose the size of a tile, at least and at most; the picture's own: as a whole."""
     least, largest = tiles_for(size, backend.profiles)
     scale, on_host = backend.artefact.scale, backend.device == "CPU"
+    free = budget(tiling.max_memory) if on_host else tiling.max_memory
+    if not tiling.cut:
+        require_memory(size, size, scale, free)
+        return least, size
     if tiling.tile is not None:
         tile = (min(tiling.tile, largest[0]), min(tiling.tile, largest[1]))
-        if on_host:
-            require_memory(tile, size, scale, tiling.max_memory)
-        return least, tile
-    if on_host or tiling.max_memory:
-        return least, choose_tile(largest, size, scale, tiling.max_memory)
-    return least, largest
+        require_memory(tile, size, scale, free)
+    else:
+        if free is None and not on_host and not backend.profiles:
+            free = DEVICE_BYTES
+        smallest = max(SMALLEST, 2 * tiling.shared)
+        tile = choose_tile(largest, size, scale, free, smallest)
+    if any(one < low for one, low in zip(tile, least, strict=True)):
+        raise UsageError(
+            f"this engine takes tiles from {least[0]} x {least[1]} on, not {tile[0]} x {tile[1]}; "
+            "use larger tiles"
+        )
+    return least, tile
 
 
 def _within(alpha: npt.NDArray[np.float32], source: Floats, scale: int) -> Floats:

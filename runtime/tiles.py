@@ -34,6 +34,8 @@ class Tiling:
     """At least so many pixels are shared by neighbours; None: ``OVERLAP``."""
     max_memory: int | None = None
     """Bytes; None: what the machine has left."""
+    cut: bool = True
+    """False: refuse what does not fit as a whole."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for sizes off the grid, or tiles that are mostly overlap."""
@@ -54,6 +56,10 @@ class Tiling:
     def shared(self) -> int:
         """Pixels that neighbours share, at least."""
         return OVERLAP if self.overlap is None else self.overlap
+
+
+WHOLE = Tiling(cut=False)
+"""For what is measured: a tiled picture is another one."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,12 @@ class Axis:
 def cut(size: int, tile: int, overlap: int, least: int = GRID) -> Axis:
     """Cut ``size`` into as few tiles of ``least`` to ``tile`` as an overlap of ``overlap`` allows.
 
-    All are multiples of ``GRID``, overlap < tile. Neighbours share at least ``overlap``.
+    All are multiples of ``GRID``. Neighbours share at least ``overlap``.
+    An overlap of more than half a tile becomes half a tile.
     """
     if size <= tile:
         return Axis((0,), size)
+    overlap = min(overlap, tile // 2 // GRID * GRID)
     count = math.ceil((size - overlap) / (tile - overlap))
     shortest = math.ceil((size + (count - 1) * overlap) / count / GRID) * GRID
     length = min(max(shortest, least), tile)

@@ -51,7 +51,7 @@ def plan(
     planned = []
     for job in jobs:
         reason = results.get(job.source)
-        if reason is None and skip_existing and job.targets:
+        if reason is None and skip_existing and job.output is not None:
             reason = "exists" if all(path.is_file() for path in job.targets) else None
         if reason is None:
             for path in job.targets:

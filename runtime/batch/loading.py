@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from ppsr.models.errors import NO_MEMORY, PpsrError
+from ppsr.models.errors import NO_MEMORY, PpsrError, UsageError
 from ppsr.runtime.pictures.decode import MAX_PIXELS, open_picture
-from ppsr.runtime.pictures.encode import Depth, Encoding, choose_encoding
+from ppsr.runtime.pictures.encode import Depth, Encoding, check_size, choose_encoding
+from ppsr.runtime.pictures.formats import format_of
 from ppsr.runtime.pictures.metadata import Metadata
 from ppsr.runtime.pixels import Pixels
 from ppsr.runtime.tiles import Tiling
@@ -56,7 +58,18 @@ def load(job: Job, options: Options, scale: int) -> Loaded:
             encoding = choose_encoding(
                 kind, picture, scale=scale, depth=options.depth, quality=options.quality
             )
+            if job.compare is not None:
+                _require_comparison(job.compare, picture, scale)
             notes = (*picture.notes, *encoding.notes)
             return Loaded(picture, encoding, picture.metadata, notes, stack.pop_all().close)
     except MemoryError as error:
         raise PpsrError(NO_MEMORY) from error
+
+
+def _require_comparison(path: Path, picture: Pixels, scale: int) -> None:
+    """Raise UsageError where two pictures beside each other are too wide for their format."""
+    height, width, _ = picture.shape
+    try:
+        check_size(format_of(path), (scale * height, 2 * scale * width))
+    except UsageError as error:
+        raise UsageError(f"cannot write {path}: {error}") from error

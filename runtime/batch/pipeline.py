@@ -200,5 +200,5 @@ def _finish(
         pure=stream.pure,
         milliseconds=stream.milliseconds,
         tiles=stream.tiles,
-        notes=loaded.notes,
+        notes=(*loaded.notes, *stream.notes),
     )

@@ -44,7 +44,7 @@ class Report:
         self._keep_going = keep_going
         self._failed: list[Outcome] = []
         self._number = len(jobs)
-        self._done = 0
+        self._through: set[Job] = set()
         self._console = console or Console(stderr=True, markup=False, emoji=False, highlight=False)
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -79,14 +79,15 @@ class Report:
         """Move the bar: so much of a picture, or of those that wait to be written, is done."""
         name = click.format_filename(job.source.below)
         if share == 1:
-            self._done += 1
+            self._through.add(job)
             share = 0
-        self._bar.update(self._task, completed=self._done + share, description=name)
+        self._bar.update(self._task, completed=len(self._through) + share, description=name)
 
     def tell(self, outcome: Outcome) -> None:
         """Tell what became of one picture."""
         if outcome.status == "failed":
             self._failed.append(outcome)
+            self.advance(outcome.job, 1)
         if self._style == "machines":
             self._say(to_json(outcome))
         elif outcome.status == "failed":

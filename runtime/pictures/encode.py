@@ -66,14 +66,7 @@ def choose_encoding(
     entry = require_writable(format)
     height, width, channels = picture.shape
     check_size(format, (scale * height, scale * width))
-    if quality is not None:
-        if entry.quality == "always lossless":
-            raise UsageError(
-                f"{entry.name} is always lossless and has no quality; leave it out, or write "
-                ".jpg, .webp or .avif"
-            )
-        if not 1 <= quality <= 100:
-            raise UsageError(f"expected a quality from 1 to 100, got {quality}")
+    require_quality(format, quality)
     notes = []
     wanted = DEPTHS[depth] if depth is not None else picture.dtype
     own = getattr(picture, "dtype", wanted)
@@ -98,6 +91,20 @@ def choose_encoding(
         notes.append(f"alpha laid on white: {entry.name} has none")
     notes += _left_out(format, channels, getattr(picture, "metadata", Metadata()))
     return Encoding(format, dtype, quality, tuple(notes))
+
+
+def require_quality(format: str, quality: int | None) -> None:
+    """Raise UsageError where a format is asked for a quality that it has not."""
+    entry = FORMATS[format]
+    if quality is None:
+        return
+    if entry.quality == "always lossless":
+        raise UsageError(
+            f"{entry.name} is always lossless and has no quality; leave it out, or write "
+            ".jpg, .webp or .avif"
+        )
+    if not 1 <= quality <= 100:
+        raise UsageError(f"expected a quality from 1 to 100, got {quality}")
 
 
 def check_size(format: str, size: tuple[int, int]) -> None:

@@ -165,6 +165,11 @@ REFUSED = {
     "memory": (("m.onnx", "photo.png", "--max-memory", "4"), 2, "expected a size like 4G or 512M"),
     "another scale": (("m.onnx", "photo.png", "-s", "4"), 2, "expected a model for x4, got m.onnx"),
     "quality of PNG": (("m.onnx", "photo.png", "--quality", "50"), 2, "always lossless"),
+    "too wide beside each other": (
+        ("m.onnx", "wide.png", "-o", "x.png", "--compare", "x.webp"),
+        2,
+        "cannot write x.webp: 4 x 20000 pixels, but WebP holds",
+    ),
     "depth of JPEG": (("m.onnx", "photo.png", "--format", "jpeg", "--depth", "16"), 2, "16 bits"),
     "quality": (("m.onnx", "photo.png", "--quality", "0"), 2, "0 is not in the range"),
     "mask without Pure-Pass": (("d.onnx", "photo.png", "--mask", "x.png"), 2, "no mask to show"),
@@ -184,6 +189,7 @@ def test_what_cannot_be_done_is_one_line_and_an_exit_code(
             pytest.skip("this onnxruntime may have CUDA")
     (folder / "sub").mkdir()
     (folder / "text.png").write_text("no picture\n")
+    save(folder / "wide.png", np.zeros((2, 5000, 3), np.uint8))
     write_model(folder / "d.onnx", model="atd-light")
     before = names(folder)
     arguments, code, message = REFUSED[name]
@@ -357,6 +363,12 @@ class TestStreams:
         np.testing.assert_array_equal(read(result.stdout_bytes), enlarged)
         result = run("m.onnx", "photo.png", "-o", "-", "--format", "webp")
         assert result.stdout_bytes[8:12] == b"WEBP"
+
+    def test_a_mask_that_exists_does_not_skip_the_stream(self, folder: Path) -> None:
+        command = ("m.onnx", "photo.png", "-o", "-", "--mask", "mask.png", "--skip-existing")
+        first, second = run(*command), run(*command)
+        assert first.stdout_bytes == second.stdout_bytes
+        assert first.stdout_bytes.startswith(b"\x89PNG")
 
     def test_from_a_pipe_into_a_file(self, folder: Path) -> None:
         data = (folder / "photo.png").read_bytes()

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from ppsr.models.errors import PpsrError
-from ppsr.runtime import memory
 from ppsr.runtime.memory import (
     BYTES_PER_PIXEL,
     budget,
@@ -68,8 +67,7 @@ def test_a_system_that_does_not_tell_is_trusted(tmp_path: Path) -> None:
     assert budget(root=tmp_path) is None
 
 
-def test_a_tile_is_as_large_as_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "budget", lambda limit: limit)
+def test_a_tile_is_as_large_as_fits() -> None:
     size = (4320, 7680)
     assert choose_tile(size, size, 2, 10**12) == size
     sides = [choose_tile(size, size, 2, limit * 10**9)[0] for limit in (2, 4, 8)]
@@ -80,8 +78,13 @@ def test_a_tile_is_as_large_as_fits(monkeypatch: pytest.MonkeyPatch) -> None:
         tile = choose_tile(size, size, 2, limit * 10**9)
         assert tile[0] * tile[1] * BYTES_PER_PIXEL < limit * 10**9
         require_memory(tile, size, 2, limit * 10**9)
-        with pytest.raises(PpsrError, match="may be taken; use smaller tiles, or free memory"):
+        with pytest.raises(PpsrError, match="may be taken; allow more, free some, or use"):
             require_memory((2 * tile[0], tile[1]), size, 2, limit * 10**9)
     with pytest.raises(PpsrError, match=r"tiles of 64 x 64 of this picture need about 0\.\d\d GB"):
         choose_tile(size, size, 2, 10**7)
     assert choose_tile((48, 4320), (48, 4320), 2, 10**9)[0] == 48
+    assert choose_tile(size, size, 2, None) == size
+    with pytest.raises(PpsrError, match="tiles of 192 x 192"):
+        choose_tile(size, size, 2, 6 * 10**8, 192)
+    with pytest.raises(PpsrError, match=r"tiles of 16 x 32 .* 0\.00 GB may be taken"):
+        choose_tile((16, 32), (16, 32), 2, -(10**6))

@@ -9,9 +9,10 @@ import pytest
 from ppsr.models.errors import PpsrError, UsageError
 from ppsr.models.pure_pass import active_tokens, pad_to_grid, pure_pixels, purity_mask
 from ppsr.runtime import Upscaler, memory
+from ppsr.runtime import stream as streaming
 from ppsr.runtime.pixels import ArrayPixels
 from ppsr.runtime.sidecar import ShapeRange
-from ppsr.runtime.tiles import Tiling
+from ppsr.runtime.tiles import WHOLE, Tiling
 
 SMALL = Tiling(tile=64, overlap=16)
 
@@ -153,9 +154,16 @@ def test_memory_decides_whether_a_picture_is_cut(
         Upscaler(backend)(rgb)
     with pytest.raises(PpsrError, match="tiles of 128 x 128"):
         Upscaler(backend).upscale(rgb, tiling=Tiling(tile=128))
+    with pytest.raises(PpsrError, match=r"tiles of 32 x 48 .* 0\.00 GB may be taken"):
+        Upscaler(backend).upscale(rgb[:20, :40], tiling=Tiling(max_memory=1))
+    with pytest.raises(PpsrError, match="tiles of 304 x 304"):
+        Upscaler(backend).upscale(rgb, tiling=WHOLE)
     assert not backend.feeds
     backend.device = "CUDA"
     assert Upscaler(backend).upscale(rgb).tiles == 1
+    monkeypatch.setattr(streaming, "DEVICE_BYTES", 5 * 10**8)
+    assert Upscaler(backend).upscale(rgb).tiles > 1
+    assert Upscaler(backend).upscale(rgb, tiling=WHOLE).tiles == 1
 
 
 def test_an_engine_gets_tiles_that_its_profiles_take(photo: Callable, fake: Callable) -> None:
@@ -169,6 +177,35 @@ def test_an_engine_gets_tiles_that_its_profiles_take(photo: Callable, fake: Call
         for feed in backend.feeds:
             assert backend.profiles[0].holds(feed["input"].shape[2:])
             assert ("active" in feed) == (len(backend.feeds) > 1)
+
+
+def test_tiles_below_what_an_engine_takes_are_refused(photo: Callable, fake: Callable) -> None:
+    backend = fake(form="routed")
+    backend.device, backend.wants_active = "CUDA", False
+    backend.profiles = [ShapeRange((128, 128), (128, 128), (256, 256))]
+    with pytest.raises(UsageError, match="takes tiles from 128 x 128 on, not 64 x 64; use larger"):
+        Upscaler(backend).upscale(photo("coffee", 300, 300), tiling=SMALL)
+    assert not backend.feeds
+
+
+def test_floats_beyond_their_range_become_integers_of_the_same_brightness(fake: Callable) -> None:
+    pixels = np.full((32, 32, 3), 0.5, np.float32)
+    pixels[0, 0], pixels[5, 5] = 4, -1
+    upscaler = Upscaler(fake())
+    out = upscaler.upscale(pixels, np.dtype(np.uint8)).pixels
+    assert (out[0, 0, 0], out[10, 10, 0], out[40, 40, 0]) == (255, 0, 128)
+    band = upscaler.stream(ArrayPixels(pixels), np.dtype(np.uint16))
+    assert band.notes == ("values beyond 0 to 1 clipped",)
+    assert upscaler.stream(ArrayPixels(pixels)).notes == ()
+    assert upscaler.stream(ArrayPixels(pixels.clip(0, 1)), np.dtype(np.uint8)).notes == ()
+
+
+def test_alpha_that_is_no_number_is_told(fake: Callable) -> None:
+    backend = fake()
+    backend.change = lambda output: output * (np.nan if len(backend.feeds) == 2 else 1)
+    pixels = pixels_of(np.uint8, 4, (20, 20))
+    with pytest.raises(PpsrError, match="no numbers"):
+        Upscaler(backend)(pixels)
 
 
 def test_rows_come_one_after_the_other(photo: Callable, fake: Callable) -> None:

@@ -82,3 +82,13 @@ def test_an_engine_gets_the_largest_tile_that_a_profile_takes() -> None:
 def test_no_tile_is_smaller_than_an_engine_takes() -> None:
     assert cut(1200, 1088, 32).length < 640
     assert cut(1200, 1088, 32, 1024) == Axis((0, 176), 1024)
+
+
+@pytest.mark.parametrize("tile", [16, 32, 48])
+def test_an_engine_of_tiny_tiles_gets_a_smaller_overlap(tile: int) -> None:
+    axis = cut(160, tile, 96)
+    assert axis.length == tile
+    total = np.zeros(160 * 2)
+    for start, weight in zip(axis.starts, axis.weights(2), strict=True):
+        total[2 * start : 2 * (start + tile)] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-6)
