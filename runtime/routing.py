@@ -30,9 +30,15 @@ class Mask:
         Windows wrap around the edges, as the picture is rolled.
         """
         first, last = top // GRID * GRID - GRID, bottom + -bottom % GRID + GRID
-        colours = self.canvas.planes(np.arange(first, last) % self.canvas.height)[self.plane]
-        pure = self.settings.mask(np.rint(colours * 255).astype(np.uint8))
-        return pure[top - first : bottom - first]
+        levels = np.concatenate(
+            [self._levels(start, start + GRID) for start in range(first, last, GRID)]
+        )
+        return self.settings.mask(levels)[top - first : bottom - first]
+
+    def _levels(self, top: int, bottom: int) -> npt.NDArray[np.uint8]:
+        """Few rows at a time: floats take four times as much memory, and several are needed."""
+        colours = self.canvas.planes(np.arange(top, bottom) % self.canvas.height)[self.plane]
+        return np.rint(colours * 255).astype(np.uint8)
 
 
 def mask_of(settings: PurePass, picture: Pixels) -> Callable[[int, int], npt.NDArray[np.bool_]]:

@@ -13,14 +13,14 @@ from ppsr.models.pure_pass import GRID
 
 from .backend import Backend
 from .canvas import Canvas, Floats
-from .memory import DEVICE_BYTES, budget, choose_tile, require_memory
+from .memory import DEVICE_BYTES, budget, choose_tile, give_back_memory, require_memory
 from .pixels import DTYPES, Array, Pixels
 from .routing import Mask
 from .runner import Pure, Runner
 from .sidecar import Size
 from .tiles import SMALLEST, Tiling, cut, tiles_for
 
-CHUNK = 128
+CHUNK = 32
 """Rows of output that are converted and yielded together."""
 
 
@@ -75,60 +75,98 @@ class Stream:
 
     def __iter__(self) -> Iterator[Array]:
         """Run tile after tile and yield the bands."""
-        starts, length = self._down.starts, self._down.length
-        weights = self._down.weights(self._scale)
-        carried: list[Floats] = []
-        for index, top in enumerate(starts):
-            planes = self._band(top, top + length)
-            if len(starts) > 1:
-                for plane in planes:
-                    plane *= weights[index][:, None, None]
-            for plane, rest in zip(planes, carried, strict=bool(carried)):
-                plane[: len(rest)] += rest
-            end = (starts[index + 1] if index + 1 < len(starts) else self._height) - top
-            yield from self._finished([plane[: end * self._scale] for plane in planes])
-            carried = [plane[end * self._scale :].copy() for plane in planes]
+        above: list[Floats] = []
+        for index in range(len(self._down.starts)):
+            rows, above = self._band(index, above)
+            for top in range(0, len(rows), CHUNK):
+                yield rows[top : top + CHUNK]
 
-    def _finished(self, planes: list[Floats]) -> Iterator[Array]:
-        """Turn rows that nothing is added to any more into pixels, some at a time."""
-        for top in range(0, len(planes[0]), CHUNK):
-            colours, *alpha = (plane[top : top + CHUNK, : self.shape[1]] for plane in planes)
-            yield self._canvas.merge(colours, alpha[0] if alpha else None, self.dtype)
+    def _band(self, index: int, above: list[Floats]) -> tuple[Array, list[Floats]]:
+        """Enlarge one row of tiles. -> the rows that are done, and what is added to the next ones.
 
-    def _band(self, top: int, bottom: int) -> list[Floats]:
-        """Enlarge these rows of every plane. -> S*(bottom - top) S*W' 3, alpha with 1 channel."""
-        planes = self._canvas.planes(np.arange(top, bottom))
-        colours, pure = self._enlarge(planes[0], self._mask(0, top, bottom))
-        if pure is not None:
-            fresh = pure[max(0, self._counted - top) : self._height - top, : self._width]
-            self._pure += int(fresh.sum())
-            self._seen += fresh.size
-        if len(planes) == 1:
-            return [colours]
-        alpha = planes[1][..., 0]
-        if alpha.min() == alpha.max():
-            return [colours, np.full((*colours.shape[:2], 1), alpha[0, 0])]
-        enlarged, _ = self._enlarge(planes[1], self._mask(1, top, bottom))
-        return [colours, _within(enlarged.mean(-1), alpha, self._scale)]
+        ``above`` is what the row of tiles before left, a plane each. Columns become pixels as soon
+        as nothing is added to them any more: floats of the whole width are only kept where rows of
+        tiles overlap.
+        """
+        starts, length, scale = self._down.starts, self._down.length, self._scale
+        top = starts[index]
+        below = starts[index + 1] if index + 1 < len(starts) else self._height
+        end = scale * (below - top)
+        weight = self._down.weights(scale)[index][:, None, None]
+        rows = np.empty((end, *self.shape[1:]), self.dtype)
+        kept: list[list[Floats]] = []
+        left = 0
+        for planes in zip(*self._planes(top, top + length), strict=True):
+            right = left + planes[0].shape[1]
+            weighted = [plane * weight for plane in planes]
+            for plane, rest in zip(weighted, above, strict=bool(above)):
+                plane[: len(rest)] += rest[:, left:right]
+            colours, *alpha = (plane[:end, : self.shape[1] - left] for plane in weighted)
+            rows[:, left:right] = self._canvas.merge(
+                colours, alpha[0] if alpha else None, self.dtype
+            )
+            kept.append([plane[end:].copy() for plane in weighted])
+            left = right
+        return rows, [np.concatenate(parts, axis=1) for parts in zip(*kept, strict=True)]
 
-    @property
-    def _counted(self) -> int:
-        """Rows of the picture whose share of pure pixels is known."""
-        return self._seen // self._width
+    def _planes(self, top: int, bottom: int) -> list[Iterator[Floats]]:
+        """Enlarge these rows of every plane, as ``_columns`` does; alpha has 1 channel."""
+        colours, *alpha = self._canvas.planes(np.arange(top, bottom))
+        planes = [self._columns(colours, self._mask(0, top, bottom), top)]
+        if alpha:
+            planes.append(self._alpha(alpha[0], top))
+        return planes
 
-    def _enlarge(self, plane: Floats, pure: Pure | None) -> tuple[Floats, Pure | None]:
-        """Run the tiles of one band and blend them across. H' W' 3 -> S*H' S*W' 3, and its mask."""
-        scale, (starts, length) = self._scale, (self._across.starts, self._across.length)
-        if len(starts) == 1:
-            output, found = self._runner.run(plane, pure)
-            return output, found if self.tiles == 1 else pure
-        height, width = plane.shape[:2]
-        band = np.zeros((scale * height, scale * width, 3), np.float32)
-        for start, weight in zip(starts, self._across.weights(scale), strict=True):
+    def _columns(
+        self, plane: Floats, pure: Pure | None, top: int | None = None
+    ) -> Iterator[Floats]:
+        """Run the tiles of one band from left to right, and blend them across.
+
+        H' W' 3 and its mask -> S*H' w 3: columns that are done, until they are S*W' together. The
+        share of pure pixels is counted where the rows begin at ``top``.
+        """
+        starts, length, scale = self._across.starts, self._across.length, self._scale
+        shared = np.empty((scale * len(plane), 0, 3), np.float32)
+        for start, following, weight in zip(
+            starts, (*starts[1:], self._canvas.width), self._across.weights(scale), strict=True
+        ):
             part = slice(start, start + length)
-            tile, _ = self._runner.run(plane[:, part], None if pure is None else pure[:, part])
-            band[:, scale * start : scale * (start + length)] += tile * weight[:, None]
-        return band, pure
+            output, found = self._runner.run(
+                plane[:, part], None if pure is None else pure[:, part]
+            )
+            tile = output * weight[:, None]
+            tile[:, : shared.shape[1]] += shared
+            end = scale * (following - start)
+            shared = tile[:, end:].copy()
+            if self.tiles == 1:
+                pure = found
+            else:
+                give_back_memory()
+            yield tile[:, :end]
+        if top is not None and pure is not None:
+            self._count(pure, top)
+
+    def _count(self, pure: Pure, top: int) -> None:
+        known = self._seen // self._width
+        fresh = pure[max(0, known - top) : self._height - top, : self._width]
+        self._pure += int(fresh.sum())
+        self._seen += fresh.size
+
+    def _alpha(self, plane: Floats, top: int) -> Iterator[Floats]:
+        """Enlarge alpha, of three equal channels, by the network only where it is not constant."""
+        scale, height = self._scale, len(plane)
+        if plane.min() == plane.max():
+            for start, following in zip(
+                self._across.starts, (*self._across.starts[1:], self._canvas.width), strict=True
+            ):
+                yield np.full((scale * height, scale * (following - start), 1), plane[0, 0, 0])
+            return
+        framed = np.pad(plane[..., 0], 1, mode="edge")
+        left = 0
+        for columns in self._columns(plane, self._mask(1, top, top + height)):
+            right = left + columns.shape[1] // scale
+            yield _within(columns.mean(-1), framed[:, left : right + 2], scale)
+            left = right
 
     def _mask(self, plane: int, top: int, bottom: int) -> Pure | None:
         """Rows of the mask of the whole picture; None where the model finds its own or has none."""
@@ -169,13 +207,12 @@ def _choose(backend: Backend, size: Size, tiling: Tiling) -> tuple[Size, Size]:
     return least, tile
 
 
-def _within(alpha: npt.NDArray[np.float32], source: Floats, scale: int) -> Floats:
+def _within(alpha: npt.NDArray[np.float32], framed: Floats, scale: int) -> Floats:
     """Keep enlarged alpha within what its pixel and the neighbours of that have: no ringing.
 
-    alpha: S*H S*W; source: H W -> S*H S*W 1.
+    alpha: S*H S*W; framed: what was enlarged, and one more pixel all around -> S*H S*W 1.
     """
-    framed = np.pad(source, 1, mode="edge")
-    rows, columns = source.shape
+    rows, columns = (size // scale for size in alpha.shape)
     around = [framed[y : y + rows, x : x + columns] for y in range(3) for x in range(3)]
     low, high = (
         bound(around, axis=0).repeat(scale, 0).repeat(scale, 1) for bound in (np.min, np.max)

@@ -30,7 +30,7 @@ from .vips import raise_if_system, reason
 MAX_PIXELS = 2**28
 """Larger pictures are refused before they are decoded."""
 
-DISC_THRESHOLD = 100 * 2**20
+DISC_THRESHOLD = 32 * 2**20
 """Decoded pictures of more bytes lie in a file without a name, below the folder TMPDIR."""
 
 
