@@ -24,11 +24,11 @@ def choose_flavour(target: Target) -> Flavour | None:
 
     Raises BackendUnavailable where a flavour was asked for by name and cannot build here.
     """
-    if target == "onnx":
-        return None
-    if target != "auto":
+    if target == "tensorrt" or target == "tensorrt-rtx":
         _require(target)
         return target
+    if target != "auto":
+        return None
     for flavour in FLAVOURS:
         try:
             _require(flavour)
@@ -40,8 +40,8 @@ def choose_flavour(target: Target) -> Flavour | None:
 
 def why_no_engine(target: Target) -> str:
     """Say in one line why an export ends with ONNX files."""
-    if target == "onnx":
-        return "No engine was built, as asked (--target onnx)."
+    if target != "auto":
+        return f"No engine was built, as asked (--target {target})."
     try:
         _require("tensorrt-rtx")
     except BackendUnavailable as error:

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from ppsr.models.config import MODEL_NAMES, SCALES, ModelName, PurePass
 from ppsr.models.errors import UsageError
 from ppsr.models.pure_pass import GRID
-from ppsr.runtime.artefact import Form
+from ppsr.runtime.artefact import Form, Tuning
 from ppsr.runtime.sidecar import ShapeRange, Size
 
 FORMS: tuple[Form, ...] = ("self-contained", "routed")
@@ -19,9 +19,8 @@ FORMS: tuple[Form, ...] = ("self-contained", "routed")
 OPSETS = (20, 21, 22)
 """20 is the first with Gelu as one operator; 23 asks for a newer file format than engines read."""
 
-Target = Literal["auto", "onnx", "tensorrt", "tensorrt-rtx"]
+Target = Literal["auto", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 TARGETS: tuple[Target, ...] = get_args(Target)
-
 
 ACTIVE_SHARE = 0.6
 """Of the pixels, at the optimum of a profile: photographs of B100 have about 40 % pure pixels."""
@@ -83,7 +82,8 @@ class ExportOptions:
     verify: bool = True
     """False: publish without a run."""
     target: Target = "auto"
-    """The ONNX files are always made. A flavour of TensorRT: an engine from the routed graph too;
+    """"onnx": files for any runtime; "onnxruntime", "openvino": files that are fastest there, on
+    the CPU. A flavour of TensorRT: files for any runtime, and an engine from the routed one;
     "auto": where a flavour is there."""
     profiles: tuple[Profile, ...] = DEFAULT_PROFILES
     """Of the engine; they go into the sidecar of the routed form too."""
@@ -98,8 +98,14 @@ class ExportOptions:
         _require("form", self.form, ("both", *FORMS))
         _require("opset", self.opset, OPSETS)
         _require("target", self.target, TARGETS)
-        if self.inspect and self.target == "onnx":
-            raise UsageError("expected an engine to inspect, got the target onnx")
+        if self.inspect and not self.may_build:
+            raise UsageError(f"expected an engine to inspect, got the target {self.target}")
+        if self.fp16 and self.tuning != "any":
+            raise UsageError(
+                f"expected no fp16 for the target {self.target}, which is for CPUs: they compute "
+                "in FP32 (OpenVINO also in BF16, chosen when the file is run); leave it out, or "
+                "take the target onnx"
+            )
         if not self.profiles:
             raise UsageError("expected at least one profile, got none")
         if not 0 < self.atol < math.inf:
@@ -109,6 +115,18 @@ class ExportOptions:
         if self.weights == "":
             raise UsageError("expected the path of a weights file, got an empty one")
         _require_folder(self.output)
+
+    @property
+    def tuning(self) -> Tuning:
+        """What the graphs are made for."""
+        if self.target == "onnxruntime" or self.target == "openvino":
+            return self.target
+        return "any"
+
+    @property
+    def may_build(self) -> bool:
+        """Whether an engine is wanted, if only where one can be built."""
+        return self.target not in ("onnx", "onnxruntime", "openvino")
 
     @property
     def forms(self) -> tuple[Form, ...]:

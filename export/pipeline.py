@@ -22,29 +22,21 @@ from ppsr.runtime.files import replacing_all
 from ppsr.runtime.sidecar import Flavour, Sidecar, sha256, sidecar_path
 from ppsr.runtime.versions import installed, own_version
 
+from .attention_nodes import share_weights
 from .compose import join_front_end, write_metadata
 from .engine import OnPhase
-from .engine_surgery import ENGINE_PASSES
 from .flavour import choose_flavour
-from .fold import fold
-from .index_surgery import INDEX_PASSES
 from .naming import name_nodes
 from .options import ExportOptions
 from .plans import Planned, make_plans, now
 from .precision import to_fp16
 from .reference import Reference
-from .surgery import PASSES, run_passes
 from .trace import trace_front_end, trace_network, trace_router
+from .tuning import RECIPES, SURGERY, Stage
 from .verify import Parity, verify, verify_routing
 
-Stage = tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]]
 Progress = Callable[[str], AbstractContextManager[None]]
 """Called with the name of each stage; what it returns is open while the stage runs."""
-
-SURGERY: tuple[Stage, ...] = (
-    ("name the nodes", name_nodes),
-    ("graph surgery", partial(run_passes, passes=(*PASSES, *INDEX_PASSES, *ENGINE_PASSES))),
-)
 
 PACKAGES = (
     *("torch", "onnx", "onnxscript", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu"),
@@ -106,9 +98,10 @@ def export_model(
     flavour = choose_flavour(options.target)
     with progress("load weights"):
         network = build(options.model, options.scale, options.weights, pure_pass=options.pure_pass)
+    recipe = RECIPES[options.tuning]
     with progress("trace the network"):
-        traced = trace_network(fold(network), options.opset)
-    traced = _apply(SURGERY, traced, progress)
+        traced = trace_network(recipe.fold(network), options.opset)
+    traced = _apply(recipe.stages, traced, progress)
     reference = Reference(network)
     forms = options.forms if flavour is None else tuple(dict.fromkeys((*options.forms, "routed")))
     graphs = [_make(options, form, traced, reference, progress) for form in forms]
@@ -147,7 +140,8 @@ def _make(
         artefact = _artefact(options, form, precision, reference.network)
         halve: list[Stage] = [("precision fp16", to_fp16)] if precision == "fp16" else []
         describe: Stage = ("metadata", partial(write_metadata, artefact=artefact))
-        model = _apply([*halve, *join, describe], traced, progress)
+        share: Stage = ("share the weights", share_weights)
+        model = _apply([*halve, *join, share, describe], traced, progress)
         parity: list[Parity] = []
         if options.verify:
             with progress(f"verify {form} {precision}"):
@@ -192,6 +186,7 @@ def _artefact(options: ExportOptions, form: Form, precision: Precision, network:
         weights_sha256=network.weights_sha256,
         version=own_version(),
         pure_pass=network.config.pure_pass,
+        tuned_for="any" if form == "routing" else options.tuning,
     )
 
 

@@ -40,7 +40,7 @@ _TIDY = Sequential(
     passes.RemoveUnusedNodesPass(),
     passes.RemoveUnusedOpsetsPass(),
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-    passes.DeduplicateInitializersPass(),
+    passes.DeduplicateInitializersPass(size_limit=2**20),
     passes.CommonSubexpressionEliminationPass(),
 )
 

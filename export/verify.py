@@ -26,6 +26,7 @@ from ppsr.runtime.metrics import psnr
 from ppsr.runtime.ort import open_session
 
 from .compose import ROUTED
+from .openvino_surgery import CATEGORY
 from .reference import Reference
 from .rounding import PEAKS, round_fp16
 
@@ -238,7 +239,11 @@ def _watched(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     made = [name for node in watched.graph.node for name in node.output]
-    names = [node.output[0] for node in watched.graph.node if node.op_type == "ArgMax"]
+    names = [
+        node.output[0]
+        for node in watched.graph.node
+        if node.op_type == "ArgMax" or node.output[0].endswith(CATEGORY)
+    ]
     watched.graph.output.extend(
         helper.make_tensor_value_info(name, TensorProto.INT64, None)
         for name in (*names, *({ROUTED} & set(made)))

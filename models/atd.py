@@ -65,15 +65,19 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, dictionary: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """x: B T C, dictionary: B K C -> the same two, one layer on."""
         u = self.norm1(x)
-        qkv = self.wqkv(u)
         x_atd, similarity = self.attn_atd(u, dictionary)
-        x_win = self.attn_win(qkv, layout.shifted if self.shifted else layout.plain)
-        x_aca = self.attn_aca(qkv, similarity, x_win, layout.groups)
+        x_win, x_aca = self.attend(u, similarity, layout)
         x = x + x_win + x_atd + x_aca
         x = x + self.convffn(self.norm2(x), layout.size)
         if self.refines:
             dictionary = self.refine(dictionary, similarity, x, self.sigma, self.norm3)
         return x, dictionary
+
+    def attend(self, u: Tensor, similarity: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """SW-MSA and AC-MSA, of one set of q, k, v. u: B T C, similarity: B T K -> both B T C."""
+        qkv = self.wqkv(u)
+        x_win = self.attn_win(qkv, layout.shifted if self.shifted else layout.plain)
+        return x_win, self.attn_aca(qkv, similarity, x_win, layout.groups)
 
 
 class LayerGroup(nn.Module):
@@ -199,10 +203,9 @@ def pad_to_grid(image: Tensor, grid: int = GRID) -> Tensor:
 
 def _tokens(image: Tensor) -> Tensor:
     """N C H W -> N H*W C."""
-    return image.flatten(2).transpose(1, 2)
+    return image.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     """N H*W C -> N C H W."""
-    batch, _, channels = tokens.shape
-    return tokens.transpose(1, 2).reshape(batch, channels, *size)
+    return tokens.reshape(tokens.shape[0], *size, -1).permute(0, 3, 1, 2)

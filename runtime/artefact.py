@@ -14,6 +14,8 @@ from ppsr.models.pure_pass import GRID
 Form = Literal["self-contained", "routed", "routing"]
 """The network and its routing in one graph, the network alone, the routing alone."""
 Precision = Literal["fp32", "fp16"]
+Tuning = Literal["any", "onnxruntime", "openvino"]
+"""What a graph is fastest on; each is plain ONNX and runs on every runtime."""
 T = TypeVar("T")
 
 INPUT, ACTIVE, OUTPUT = "input", "active", "output"
@@ -40,6 +42,7 @@ class Artefact:
     version: str
     """Version of ppsr that made the file."""
     pure_pass: PurePass | None = None
+    tuned_for: Tuning = "any"
 
     @property
     def takes_active(self) -> bool:
@@ -52,7 +55,8 @@ class Artefact:
         if self.form == "routing":
             return f"{self.model}_routing"
         routed = "_routed" if self.form == "routed" else ""
-        return f"{self.model}_x{self.scale}_{self.precision}{routed}"
+        tuned = "" if self.tuned_for == "any" else f"_{self.tuned_for}"
+        return f"{self.model}_x{self.scale}_{self.precision}{routed}{tuned}"
 
     def to_metadata(self) -> dict[str, str]:
         """Spell the identity as ONNX ``metadata_props``: flat, strings only, no date."""
@@ -71,6 +75,7 @@ class Artefact:
             "form": self.form,
             "precision": self.precision,
             "opset": str(self.opset),
+            "tuned_for": self.tuned_for,
             "weights_sha256": self.weights_sha256,
             "pure_pass": json.dumps(self.pure_pass and asdict(self.pure_pass)),
         }
@@ -110,6 +115,10 @@ class Artefact:
             weights_sha256=read("weights_sha256", str),
             version=read("version", str),
             pure_pass=read("pure_pass", _settings),
+            # Files of ppsr 0.1 before this key were made for any runtime.
+            tuned_for=read("tuned_for", _one_of(get_args(Tuning)))
+            if "tuned_for" in metadata
+            else "any",
         )
 
 

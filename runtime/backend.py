@@ -14,7 +14,8 @@ from .artefact import Artefact
 from .sidecar import ShapeRange
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "openvino", "openvino-bf16"]
+"""What to run on: the CPU by onnxruntime or OpenVINO (there in BF16 too), or CUDA."""
 ROUTING = "routing_milliseconds"
 """Among the outputs of a backend that routes on its device: how long that took."""
 MAX_THREADS = 1024
@@ -30,7 +31,7 @@ class Backend(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it runs, as a user would say it: "CPU", "CUDA"."""
+        """Where it runs, as a user would say it: "CPU", "CPU, OpenVINO", "CUDA"."""
 
     @property
     def wants_active(self) -> bool:

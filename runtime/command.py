@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, get_args
 
 import click
 
 from ppsr.models.errors import NO_MEMORY, PpsrError
+
+from .backend import Device
 
 INTERRUPTED = 130
 
@@ -18,10 +20,10 @@ R = TypeVar("R")
 
 device_option = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=click.Choice(get_args(Device)),
     default="auto",
     show_default=True,
-    help="Where to run; auto takes CUDA where it works.",
+    help="Where to run; auto takes CUDA where it works, else the CPU by onnxruntime.",
 )
 threads_option = click.option(
     "--threads",

@@ -48,6 +48,8 @@ class EagerBackend(Closing):
         BackendUnavailable where CUDA is asked for and is not there.
         """
         require_options(device, threads)
+        if device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"a checkpoint runs by torch, not by {device}; use --device cpu")
         if scale is None and weights == "default":
             raise UsageError("the shipped weights exist by scale; say which")
         if pure_pass is not None and model == "atd-light":

@@ -186,7 +186,7 @@ def _least(backend: Backend) -> Size:
 def _choose(backend: Backend, size: Size, tiling: Tiling) -> tuple[Size, Size]:
     """Choose the size of a tile, at least and at most; the picture's own: as a whole."""
     least, largest = tiles_for(size, backend.profiles)
-    scale, on_host = backend.artefact.scale, backend.device == "CPU"
+    scale, on_host = backend.artefact.scale, backend.device.startswith("CPU")
     free = budget(tiling.max_memory) if on_host else tiling.max_memory
     if not tiling.cut:
         require_memory(size, size, scale, free)

@@ -75,7 +75,7 @@ class Upscaler(Closing):
 
     @property
     def device(self) -> str:
-        """Where it runs: "CPU" or "CUDA"."""
+        """Where it runs: "CPU", "CPU, OpenVINO", "CPU, OpenVINO in BF16" or "CUDA"."""
         return self._backend.device
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ def open_backend(
         )
     if suffix in ENGINES:
         require_options(device, threads)
-        if device == "cpu":
+        if device not in ("auto", "cuda"):
             raise UsageError(f"{path} is a TensorRT engine; on the CPU run the .onnx file instead")
         try:
             from .trt import TrtBackend
@@ -153,6 +153,14 @@ def open_backend(
         return TrtBackend(path, trust=trust)
     if suffix != ".onnx":
         raise UsageError(f"expected a model file that ends in .onnx or .plan, got {path}")
+    if device == "openvino" or device == "openvino-bf16":
+        try:
+            from .ov import OvBackend
+        except ImportError as error:
+            raise BackendUnavailable(
+                "OpenVINO is not installed: pip install 'ppsr[openvino]', or use --device cpu"
+            ) from error
+        return OvBackend(path, device, threads)
     try:
         from .ort import OrtBackend
     except ImportError as error:
