@@ -6,6 +6,7 @@ Needs the extras ``export`` and ``cpu`` or ``gpu``; for engines ``rtx`` or ``ten
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,11 +67,19 @@ def export(
 
 def load_pipeline() -> Any:
     """Import the pipeline, or say which extra is missing."""
+    return _load("pipeline", "exporting")
+
+
+def load_reproof() -> Any:
+    """Import what ppsr-verify needs, or say which extra is missing."""
+    return _load("reproof", "verifying")
+
+
+def _load(name: str, purpose: str) -> Any:
     try:
-        from . import pipeline
+        return import_module(f".{name}", __name__)
     except ImportError as error:
         raise BackendUnavailable(
-            f"exporting needs the package {(error.name or str(error)).split('.')[0]}: "
+            f"{purpose} needs the package {(error.name or str(error)).split('.')[0]}: "
             "pip install 'ppsr[export,cpu]'"
         ) from error
-    return pipeline

@@ -10,7 +10,7 @@ unexplained. The PSNR between the free runs, which is what users see, is reporte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,9 @@ from onnx import TensorProto, helper
 from ppsr.models.errors import ParityError
 from ppsr.models.pure_pass import active_tokens, pad_to_grid
 from ppsr.runtime.artefact import ACTIVE, COUNT, INPUT, OUTPUT, Artefact
+from ppsr.runtime.backend import Device
 from ppsr.runtime.metrics import psnr
-from ppsr.runtime.ort import open_session
+from ppsr.runtime.ort import open_session, providers_for
 
 from .compose import ROUTED
 from .openvino_surgery import CATEGORY
@@ -138,27 +139,41 @@ class GraphRun:
     """A graph in onnxruntime, with its categories (and FP16 peaks) as further outputs."""
 
     def __init__(
-        self, model: onnx.ModelProto, artefact: Artefact, *, optimise: bool = True
+        self,
+        model: onnx.ModelProto,
+        artefact: Artefact,
+        *,
+        optimise: bool = True,
+        device: Device = "cpu",
+        threads: int | None = None,
     ) -> None:
+        """On the CPU an FP16 graph is rewritten to round (see ``rounding``); CUDA does round."""
         self.artefact = artefact
         self.tensors: list[str] = []
         """What ``peaks`` speaks of."""
         self.peaks: npt.NDArray[Any] | None = None
         """Largest absolute value of each of ``tensors`` over all runs so far."""
-        if artefact.precision == "fp16":
+        if artefact.precision == "fp16" and device == "cpu":
             model, self.tensors = round_fp16(model)
             optimise = False
         watched, self.categories = _watched(model)
-        self.session = open_session(watched.SerializeToString(), optimise=optimise)
+        self.session = open_session(
+            watched.SerializeToString(), providers_for(device), threads, optimise
+        )
 
-    def compare(self, reference: Reference, rgb: npt.NDArray[np.uint8]) -> Parity:
+    def compare(
+        self,
+        reference: Reference,
+        rgb: npt.NDArray[np.uint8],
+        got: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> Parity:
         """Run one picture through both. The network may be of any float dtype.
 
-        Raises ParityError where they do not route the same tokens: that is integer arithmetic.
+        ``got`` is what ``run`` returned for this picture, where it ran already. Raises ParityError
+        where they do not route the same tokens: that is integer arithmetic.
         """
-        got = self.run(rgb)
-        # The graph knows the category of every token; those that take part are asked for theirs.
-        categories = [got[name].reshape(-1)[got[ACTIVE]] for name in self.categories]
+        got = self.run(rgb) if got is None else got
+        categories = self.chosen(got)
         free = same = reference.run(rgb)
         if not np.array_equal(got[ACTIVE], free.active):
             raise _fails(self.artefact, rgb, "it routes other tokens to category attention")
@@ -185,6 +200,13 @@ class GraphRun:
             gap=same.gap,
             peak=peak,
         )
+
+    def chosen(self, got: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.int64]]:
+        """Return, by layer, the category of each active token in what ``run`` returned.
+
+        The graph knows the category of every token; those that take part are asked for theirs.
+        """
+        return [got[name].reshape(-1)[got[ACTIVE]] for name in self.categories]
 
     def run(self, rgb: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         """Run one picture uint8 H W 3 -> every output by name, cropped to S*H S*W, and ``active``.

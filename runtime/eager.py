@@ -80,7 +80,7 @@ class EagerBackend(Closing):
             raise PpsrError("this model is closed")
         tensors = {name: torch.tensor(array) for name, array in feed.items()}
         try:
-            with torch.inference_mode(), _settings(self._threads):
+            with torch.inference_mode(), torch_settings(self._threads):
                 image, active = (
                     None if name not in tensors else tensors[name].to(self.device.lower())
                     for name in (INPUT, ACTIVE)
@@ -127,8 +127,8 @@ def _place(network: ATD, device: Device) -> str:
 
 
 @contextmanager
-def _settings(threads: int | None) -> Iterator[None]:
-    """Set what torch keeps for the whole process, and set it back."""
+def torch_settings(threads: int | None) -> Iterator[None]:
+    """Set what torch keeps for the whole process, and set it back. None: threads as they are."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads or before)

@@ -59,7 +59,7 @@ class OrtBackend(Closing):
         require_options(device, threads)
         require_readable(path)
         ort.set_default_logger_severity(FATAL)
-        session = open_session(path, _providers(device), threads, optimise)
+        session = open_session(path, providers_for(device), threads, optimise)
         active = CUDA in session.get_providers()
         if device == "cuda" and not active:
             raise BackendUnavailable(NO_CUDA.format(reason="its CUDA provider did not start"))
@@ -116,7 +116,11 @@ def one_line(error: BaseException) -> str:
     return first if len(first) <= 200 else first[:197] + "..."
 
 
-def _providers(device: Device) -> list[Any]:
+def providers_for(device: Device) -> list[Any]:
+    """Return what ``open_session`` is to try for a device, in order.
+
+    Raises BackendUnavailable where CUDA is asked for and this onnxruntime has none.
+    """
     if device == "cpu":
         return [CPU]
     if CUDA not in ort.get_available_providers():

@@ -86,6 +86,8 @@ class Sidecar:
     """What the export measured, one row for each picture."""
     plan: Plan | None = None
     """None beside an ONNX file."""
+    verification: Mapping[str, Any] | None = None
+    """What ppsr-verify measured last, and whether that was enough; None: it never ran."""
 
     def to_text(self) -> str:
         """Spell it as strict JSON, one flat object, without NaN or inf."""
@@ -105,6 +107,8 @@ class Sidecar:
             "profiles": [profile.to_json() for profile in self.profiles],
             "parity": [dict(row) for row in self.parity],
         }
+        if self.verification is not None:
+            content["verification"] = dict(self.verification)
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
     @classmethod
@@ -142,6 +146,7 @@ class Sidecar:
             profiles=read("profiles", lambda rows: tuple(map(_range, rows))),
             parity=read("parity", tuple),
             plan=plan,
+            verification=read("verification", _object) if "verification" in content else None,
         )
 
 
@@ -203,6 +208,12 @@ def _flavour(value: Any) -> Flavour:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
         raise TypeError(value)
     return value
 

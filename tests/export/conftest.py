@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from skimage import data
 
 from ppsr.calibration.crops import Crop, sample_crops
-from ppsr.export import cli, pipeline, reference
+from ppsr.export import cli, contestants, pipeline, reference, reproof
 from ppsr.export.compose import join_front_end, write_metadata
 from ppsr.export.fold import fold
 from ppsr.export.naming import name_nodes
@@ -31,6 +31,7 @@ from ppsr.models.atd import ATD
 from ppsr.models.config import config_for
 from ppsr.runtime.artefact import Artefact
 from ppsr.runtime.ort import open_session
+from ppsr.runtime.sidecar import Sidecar, sha256, sidecar_path
 
 OPSET = 20
 PHOTOS = ("coffee", "chelsea", "astronaut", "rocket")
@@ -222,6 +223,44 @@ def tiny_export(
     monkeypatch.setattr(pipeline, "trace_network", lambda *_: traced())
     monkeypatch.setattr(pipeline, "trace_front_end", lambda *_: front_end())
     monkeypatch.setattr(pipeline, "VERIFIED_SIZES", ((16, 16), (37, 50)))
+
+
+@pytest.fixture
+def tiny_reproof(monkeypatch: pytest.MonkeyPatch, network: Callable[..., ATD]) -> None:
+    """Let ppsr-verify build the tiny network, and run small crops of the sample photo."""
+    monkeypatch.setattr(contestants, "build", lambda *_, **__: network())
+    monkeypatch.setattr(reproof, "SIZES", ((48, 48), (64, 101)))
+
+
+@pytest.fixture
+def publish(graph: Callable[..., Graph], tmp_path: Path) -> Callable[..., Path]:
+    """``publish(name, form, fp16=..., file=..., change=...)``: a graph on the disk, described.
+
+    ``change`` takes a copy of the graph and alters it before it is hashed; ``sidecar=False``
+    leaves the description out.
+    """
+
+    def write(
+        name: str = "tiny",
+        form: Any = "routed",
+        *,
+        fp16: bool = False,
+        file: str | None = None,
+        change: Callable[[onnx.ModelProto], object] | None = None,
+        sidecar: bool = True,
+    ) -> Path:
+        original, artefact = graph(name, form, fp16=fp16)
+        model = onnx.ModelProto.FromString(original.SerializeToString())
+        if change is not None:
+            change(model)
+        path, content = tmp_path / (file or f"{artefact.stem}.onnx"), model.SerializeToString()
+        path.write_bytes(content)
+        if sidecar:
+            description = Sidecar(artefact, sha256(content), "2026-11-20T10:00:00+00:00")
+            sidecar_path(path).write_text(description.to_text())
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

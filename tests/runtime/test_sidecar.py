@@ -47,6 +47,12 @@ def test_what_is_written_is_read_back(sidecar: Sidecar, plan: Plan | None) -> No
     assert Sidecar.from_text(sidecar.to_text(), "it") == sidecar
 
 
+def test_a_verification_is_kept(sidecar: Sidecar) -> None:
+    told = replace(sidecar, verification={"passed": True, "overall": {"psnr_least": None}})
+    assert Sidecar.from_text(told.to_text(), "it") == told
+    assert "verification" not in json.loads(sidecar.to_text())
+
+
 def test_a_plan_s_sidecar_is_one_flat_object(sidecar: Sidecar) -> None:
     content = json.loads(sidecar.to_text())
     assert sidecar.artefact.to_metadata().items() <= content.items()
@@ -109,6 +115,7 @@ def test_a_missing_key_is_named(sidecar: Sidecar, key: str) -> None:
         ("profiles", [{"min": [6, 6], "opt": [6, 6], "max": [6, 6], "tokens": [1, 2]}]),
         ("versions", 5),
         ("parity", None),
+        ("verification", [1]),
         ("scale", "5"),
         ("scale", 2),
         ("pure_pass", []),
