@@ -46,18 +46,18 @@ def sample_crops(
     it. The same arguments give the same crops. Raises ValueError where there is no picture, a
     size does not fit in every picture, or more crops are asked for than there are windows.
     """
-    candidates = {size: _candidates(pictures, size) for size in dict.fromkeys(sizes)}
+    offered = {size: candidates(pictures, size) for size in dict.fromkeys(sizes)}
     steps = np.linspace(0, 1, len(sizes)) if len(sizes) > 1 else np.full(len(sizes), 0.5)
     goals = np.random.default_rng(seed).permutation(steps)
     ranges = {
         size: (min(crop.pure for crop in crops), max(crop.pure for crop in crops))
-        for size, crops in candidates.items()
+        for size, crops in offered.items()
     }
     chosen: dict[int, Crop] = {}
     # Both ends of the range first: no step between them may take their windows.
     for index in np.argsort(-abs(goals - 0.5), kind="stable").tolist():
         size = sizes[index]
-        left_over = candidates[size]
+        left_over = offered[size]
         if not left_over:
             raise ValueError(
                 f"expected at most as many crops as windows, got {sizes.count(size)} crops of "
@@ -70,14 +70,19 @@ def sample_crops(
     return [chosen[index] for index in range(len(sizes))]
 
 
-def _candidates(pictures: Sequence[Picture], size: tuple[int, int]) -> list[Crop]:
-    """Cut an even grid of windows out of every picture."""
+def candidates(
+    pictures: Sequence[Picture], size: tuple[int, int], most: int = CANDIDATES
+) -> list[Crop]:
+    """Cut an even grid of windows (H, W) out of every picture, about ``most`` in all.
+
+    At least one of each picture. Raises ValueError as ``sample_crops`` does.
+    """
     if not pictures:
         raise ValueError("expected at least one picture to crop from, got none")
     height, width = size
     if height < 1 or width < 1:
         raise ValueError(f"expected crops of at least 1x1 pixels, got {_spell(size)}")
-    side = max(1, int((CANDIDATES / len(pictures)) ** 0.5))
+    side = max(1, int((most / len(pictures)) ** 0.5))
     crops = []
     for source, rgb in pictures:
         if rgb.shape[0] < height or rgb.shape[1] < width:

@@ -1,121 +1,211 @@
-"""ppsr-bench: what masking saves on your machine and pictures."""
+"""ppsr-bench: how fast models are on your machine and pictures, and what masking saves."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
-from rich import box
+from click.core import ParameterSource
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
-from ppsr.models.errors import UsageError
+from ppsr.models.config import SCALES
+from ppsr.models.errors import BackendUnavailable, UsageError
 
-from . import bench
 from .backend import Device
+from .bench.inputs import DEFAULT_SIZE, find_files, size_option
+from .bench.models import opened
+from .bench.run import Request, measure_all
+from .bench.show import show
+from .bench.tables import print_tables
 from .command import device_option, reports_errors, threads_option
-from .files import check_target, is_one_of, write_atomically
-from .pictures.decode import read_rgb
-from .upscaler import Upscaler
+from .files import check_target, is_one_of, replacing_all
+from .sidecar import Size
 
-COLUMNS = ("size", "pure", "masked", "dense", "ratio", "routing", "PSNR")
+FILE = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("masked", type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--against",
     "dense",
-    type=click.Path(path_type=Path),
-    required=True,
     metavar="DENSE",
-    help="The dense model file to compare with, else made like MASKED.",
+    help="The dense model to compare with, else made like each MODEL.",
 )
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=FILE,
+    multiple=True,
+    metavar="PATH",
+    help="A picture or a folder; may be given several times.  [default: crops of a sample photo]",
+)
+@click.option(
+    "--size",
+    "sizes",
+    type=size_option,
+    multiple=True,
+    metavar="WxH",
+    help="Time crops of this size instead of whole pictures; may be given several times.",
+)
+@click.option(
+    "--shares",
+    is_flag=True,
+    help="Measure over the share of pure pixels, on crops of the first --size; needs --against.",
+)
+@click.option(
+    "--scale",
+    type=click.Choice([str(scale) for scale in SCALES]),
+    help="Needed for the shipped weights (default).",
+)
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True)
 @device_option
 @threads_option
-@click.option(
-    "--json", "report", type=click.Path(path_type=Path), help="Write all numbers to this file."
-)
+@click.option("--json", "json_file", type=FILE, help="Write all numbers to this file.")
+@click.option("--csv", "csv_file", type=FILE, help="Write the rows to this file.")
+@click.option("--plot", type=FILE, metavar="FILE.svg", help="Draw the curve of --shares.")
+@click.option("--report", type=FILE, metavar="FILE.html", help="Write one page with all of it.")
 @click.version_option(package_name="ppsr")
 @reports_errors
 def main(
-    masked: Path,
-    dense: Path,
-    pictures: tuple[Path, ...],
+    models: tuple[str, ...],
+    dense: str | None,
+    data: tuple[Path, ...],
+    sizes: tuple[Size, ...],
+    shares: bool,
+    scale: str | None,
     runs: int,
     device: Device,
     threads: int | None,
+    json_file: Path | None,
+    csv_file: Path | None,
+    plot: Path | None,
     report: Path | None,
 ) -> None:
-    """Measure the model file MASKED against the dense one on PICTURES.
+    """Measure how fast each MODEL is, in turns.
 
-    Both run in turns after one warm-up each; times are medians and hold the model with its
-    routing, not the reading of files. "ratio" is dense / masked, "routing" its part of the
-    masked time (empty where the graph routes itself), "PSNR" lies between the two outputs. The
-    last row adds up the times and has the PSNR of the worst picture.
+    MODEL is a model file (.onnx, .plan), or a checkpoint as ppsr-eval takes it
+    (pp-atd-light:default), run by torch.
+
+    In each round every model runs once, in an order that rotates, after a warm-up. Times are
+    medians over the rounds and hold the model with its routing, not the reading of files. "ratio"
+    is dense / model, taken within each round, so that a machine that slows down does not change
+    it; "PSNR" lies between the output and the dense one's. Pixels are those of the input.
+
+    \b
+    What masking saves, over the share of pure pixels, as a page:
+      ppsr-bench MASKED --against DENSE --shares --report bench.html
     """
-    if report is not None:
-        check_target(report)
-        if is_one_of(report, (masked, dense, *pictures)):
-            raise UsageError(f"{report} is an input; choose another name with --json")
-    loaded = [(path, read_rgb(path)) for path in pictures]
-    with Upscaler.open(masked, device, threads) as a, Upscaler.open(dense, device, threads) as b:
-        bench.require_comparable(a, b)
-        names = [f"{up.artefact.stem} on {up.device}" for up in (a, b)]
-        rows = [
-            bench.measure(a, b, click.format_filename(path, shorten=True), rgb, runs)
-            for path, rgb in loaded
-        ]
-    total = bench.total(rows)
-    _show(rows, total, f"masked: {names[0]}\ndense: {names[1]}")
-    if report is not None:
-        content = {
-            "command": ["ppsr-bench", *sys.argv[1:]],
-            "masked": names[0],
-            "dense": names[1],
-            "runs": runs,
-            "threads": threads,
-            "machine": bench.machine(),
-            "versions": bench.versions(),
-            "rows": [row.to_json() for row in rows],
-            "total": total.to_json(),
-        }
-        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-        write_atomically(report, text.encode())
-
-
-def _show(rows: Iterable[bench.Row], total: bench.Row, caption: str) -> None:
-    table = Table(
-        box=box.SIMPLE,
-        caption=caption,
-        caption_justify="left",
-        pad_edge=False,
-        collapse_padding=True,
+    paths = find_files(data)
+    targets = {"--json": json_file, "--csv": csv_file, "--plot": plot, "--report": report}
+    names = [*models, *([dense] if dense else [])]
+    files = [Path(part) for name in names for part in (name, name.rpartition(":")[2])]
+    _check_targets(targets, [*files, *paths.values()])
+    if plot is not None and plot.suffix.lower() != ".svg":
+        raise UsageError(
+            f"the curve is drawn as SVG: expected a name that ends in .svg, got {plot}"
+        )
+    if shares and dense is None:
+        raise UsageError("--shares compares with a dense model; name one with --against")
+    if plot is not None and not shares:
+        raise UsageError("--plot draws the curve of --shares; give both")
+    if plot is not None or report is not None:
+        _require_drawing()
+    request = Request(
+        paths=paths,
+        sizes=sizes or ((DEFAULT_SIZE,) if not data or shares else ()),
+        whole=bool(data) and not sizes,
+        shares=shares,
+        runs=runs,
+        device=device,
+        threads=threads,
+        scale=None if scale is None else int(scale),
+        command=_command(),
     )
-    table.add_column("picture", overflow="fold")
-    for name in COLUMNS:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(row.picture, *_cells(row))
-    table.add_section()
-    table.add_row(total.picture, *_cells(total))
-    Console(markup=False, emoji=False, highlight=False).print(table)
-    faster, slower = ("masked", "dense") if total.ratio >= 1 else ("dense", "masked")
-    click.echo(f"{faster} is {max(total.ratio, 1 / total.ratio):.2f} times as fast as {slower}")
+    with opened(models, dense, device, threads, request.scale) as (loaded, against):
+        with _status() as say:
+            found, inputs = measure_all(loaded, against, request, say)
+        print_tables(found)
+        contents: dict[Path, str] = {}
+        if json_file is not None:
+            contents[json_file] = found.to_json()
+        if csv_file is not None:
+            contents[csv_file] = found.to_csv()
+        if plot is not None:
+            from .bench.figures import curve_file
+
+            contents[plot] = curve_file(found.curves)
+        if report is not None:
+            from .bench.page import page
+
+            everyone = [*loaded, *([against] if against else [])]
+            contents[report] = page(found, show(everyone, inputs))
+    with replacing_all(list(contents)) as temporaries:
+        for temporary, text in zip(temporaries, contents.values(), strict=True):
+            temporary.write_bytes(text.encode(errors="surrogateescape"))
 
 
-def _cells(row: bench.Row) -> tuple[str, ...]:
-    return (
-        "{} x {}".format(*row.size) if row.size else "",
-        "" if row.pure is None else f"{100 * row.pure:.1f} %",
-        f"{row.masked_ms:.0f} ms",
-        f"{row.dense_ms:.0f} ms",
-        f"{row.ratio:.3f}",
-        "" if row.routing_share is None else f"{100 * row.routing_share:.1f} %",
-        f"{row.psnr_db:.2f} dB",
-    )
+def _require_drawing() -> None:
+    """Raise BackendUnavailable before anything is measured, not after."""
+    try:
+        from .bench import figures, page  # noqa: F401
+    except ImportError as error:
+        raise BackendUnavailable(
+            "--plot and --report need matplotlib and jinja2: pip install 'ppsr[report]'"
+        ) from error
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """Show what is being measured, on a terminal only -> what to call with it."""
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    # Drawn when it changes, hardly in between: drawing takes time from what is measured.
+    with console.status("", refresh_per_second=0.5) as status:
+        yield lambda text: status.update(Text(click.format_filename(text)))
+
+
+def _check_targets(targets: Mapping[str, Path | None], inputs: Sequence[Path]) -> None:
+    """Raise UsageError where an output cannot be written, or is an input or another output."""
+    taken: dict[str, str] = {}
+    described = [path.with_name(f"{path.name}.json") for path in inputs if path.name]
+    for option, target in targets.items():
+        if target is None:
+            continue
+        check_target(target)
+        if is_one_of(target, [*inputs, *described]):
+            raise UsageError(f"{target} is an input; choose another name with {option}")
+        other = taken.setdefault(os.path.realpath(target), option)
+        if other != option:
+            raise UsageError(f"{target} is given to both {other} and {option}; choose two names")
+
+
+def _command() -> tuple[str, ...]:
+    """Return what was typed, but files by their names: a report tells nothing of folders."""
+    context = click.get_current_context()
+    words = ["ppsr-bench"]
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        source = context.get_parameter_source(option.name or "")
+        if source is not ParameterSource.COMMANDLINE or value is None:
+            continue
+        flags = option.opts[:1] if isinstance(option, click.Option) else []
+        if value is True:
+            words += flags
+            continue
+        for one in value if option.multiple or option.nargs == -1 else [value]:
+            words += [*flags, _word(one)]
+    return tuple(words)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "{1}x{0}".format(*value)
+    return re.split(r"[/\\]", str(value).rstrip("/"))[-1] or "."

@@ -29,7 +29,7 @@ from .files import check_target, is_one_of, replacing_all
 from .methods import Options, opened, parse_all
 from .versions import installed
 
-PACKAGES = (*bench.PACKAGES, "pyvips", "torch")
+PACKAGES = bench.PACKAGES
 
 
 @click.command()

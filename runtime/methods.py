@@ -122,7 +122,7 @@ def opened(requests: Sequence[Request], options: Options) -> Iterator[tuple[int,
                 identity = _identity(model=BICUBIC, device="CPU")
                 methods[request] = Method(name, partial(bicubic, scale=scale), identity)
                 continue
-            upscaler = stack.enter_context(Upscaler(_backend(request, scale, options)))
+            upscaler = stack.enter_context(Upscaler(open_request(request, scale, options)))
             if scale not in (None, upscaler.scale):
                 raise UsageError(
                     f"expected models for x{scale}, got one for x{upscaler.scale}: {request.what}; "
@@ -143,7 +143,11 @@ def bicubic(rgb: npt.NDArray[np.uint8], scale: int) -> Result:
     return Result(larger, None, (time.perf_counter() - start) * 1000, 0.0)
 
 
-def _backend(request: Request, scale: int | None, options: Options) -> Backend:
+def open_request(request: Request, scale: int | None, options: Options) -> Backend:
+    """Open a model file or a checkpoint, not bicubic. ``scale``: of a checkpoint that lacks it.
+
+    Raises UsageError (CheckpointError, ArtefactError) or BackendUnavailable.
+    """
     if request.model is None:
         return open_backend(Path(request.what), options.device, options.threads)
     try:

@@ -64,6 +64,11 @@ class Upscaler(Closing):
         return cls(open_backend(Path(path), device, threads, trust))
 
     @property
+    def backend(self) -> Backend:
+        """What computes, to be told by the tensor what to do; closed with this."""
+        return self._backend
+
+    @property
     def artefact(self) -> Artefact:
         """What the model file says of itself."""
         return self._backend.artefact

@@ -78,14 +78,15 @@ def test_every_package_data_pattern_finds_a_file(pyproject: dict[str, Any]) -> N
     setuptools = pyproject["tool"]["setuptools"]
     for package, patterns in setuptools["package-data"].items():
         for name in FOLDERS if package == "*" else [package.removeprefix("ppsr.")]:
-            folder = ROOT / name
+            folder = ROOT / name.replace(".", "/")
             for pattern in patterns:
                 assert list(folder.glob(pattern)), f"{pattern} finds nothing in {folder.name}/"
 
 
-def test_the_wheel_holds_weights_photo_and_types(wheel: list[str]) -> None:
+def test_the_wheel_holds_weights_photo_page_and_types(wheel: list[str]) -> None:
     assert {
         "ppsr/calibration/coffee.webp",
+        "ppsr/runtime/bench/page.html.j2",
         *(f"ppsr/models/pp_atd_light_x{scale}.safetensors" for scale in (2, 3, 4)),
         *(f"ppsr/{name}/py.typed" for name in FOLDERS),
     } <= set(wheel)
