@@ -22,7 +22,7 @@ from .verify import MIN_PSNR_FP16, Parity
 Rgb = npt.NDArray[np.uint8]
 MIN_PSNR = MIN_PSNR_FP16
 """dB between two free outputs, FP32 too: ties alone leave up to some 50 dB (docs/parity.md)."""
-MAX_PSNR_DROP: Mapping[str, float] = {"fp32": 0.01, "fp16": 0.02}
+MAX_PSNR_DROP: Mapping[str, float] = {"fp32": 0.01, "fp16": 0.02, "bf16": 0.02}
 """dB that an artefact may lose against ground truth, on average, by its precision."""
 ATOL = ExportOptions.atol
 """Largest FP32 difference on equal categories, as the export allows it."""

@@ -25,6 +25,7 @@ from .bench.show import show
 from .bench.tables import print_tables
 from .command import device_option, reports_errors, threads_option
 from .files import check_target, is_one_of, replacing_all
+from .open_model import without_device
 from .sidecar import Size
 
 FILE = click.Path(path_type=Path)
@@ -90,7 +91,8 @@ def main(
     """Measure how fast each MODEL is, in turns.
 
     MODEL is a model file (.onnx, .plan), or a checkpoint as ppsr-eval takes it
-    (pp-atd-light:default), run by torch.
+    (pp-atd-light:default), run by torch. MODEL@cpu, MODEL@openvino or another of --device behind
+    it run it there.
 
     In each round every model runs once, in an order that rotates, after a warm-up. Times are
     medians over the rounds and hold the model with its routing, not the reading of files. "ratio"
@@ -104,7 +106,8 @@ def main(
     paths = find_files(data)
     targets = {"--json": json_file, "--csv": csv_file, "--plot": plot, "--report": report}
     names = [*models, *([dense] if dense else [])]
-    files = [Path(part) for name in names for part in (name, name.rpartition(":")[2])]
+    bare = [without_device(name) for name in names]
+    files = [Path(part) for name in bare for part in (name, name.rpartition(":")[2])]
     _check_targets(targets, [*files, *paths.values()])
     if plot is not None and plot.suffix.lower() != ".svg":
         raise UsageError(

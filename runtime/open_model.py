@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from ppsr.models.errors import UsageError
 
 from .backend import Device
@@ -15,9 +17,12 @@ def open_model(
     """Open a model file, or a checkpoint by torch.
 
     name: ``FILE.onnx``, ``FILE.plan``, ``FILE.pth``, ``FILE.safetensors``, ``default`` (the shipped
-    weights, which need ``scale``); before a checkpoint ``pp-atd-light:`` or ``atd-light:``. Raises
-    UsageError (ArtefactError, CheckpointError) or BackendUnavailable.
+    weights, which need ``scale``); before a checkpoint ``pp-atd-light:`` or ``atd-light:``; behind
+    any ``@DEVICE``, which replaces ``device``. Raises UsageError (ArtefactError, CheckpointError)
+    or BackendUnavailable.
     """
+    name, own = _apart(name)
+    device = own or device
     options = Options(scale=scale, device=device, threads=threads)
     request = parse(name, options)
     if name == BICUBIC:
@@ -33,4 +38,18 @@ def open_model(
 
 def shown_name(name: str) -> str:
     """Return how a model is called in tables: without the folder of its file."""
-    return parse(name, Options()).name()
+    name, device = _apart(name)
+    return parse(name, Options()).name() + (f"@{device}" if device else "")
+
+
+def without_device(name: str) -> str:
+    """Return what stands before ``@DEVICE``."""
+    return _apart(name)[0]
+
+
+def _apart(name: str) -> tuple[str, Device | None]:
+    before, _, behind = name.rpartition("@")
+    for device in get_args(Device):
+        if before and behind == device:
+            return before, device
+    return name, None

@@ -12,11 +12,16 @@ import click
 
 from ppsr.models.errors import ArtefactError, UsageError
 from ppsr.runtime.backend import Device
-from ppsr.runtime.open_model import open_model, shown_name
+from ppsr.runtime.open_model import open_model, shown_name, without_device
 from ppsr.runtime.sidecar import read_sidecar, sha256
 from ppsr.runtime.upscaler import Upscaler
 
-BACKENDS = {"OrtBackend": "onnxruntime", "TrtBackend": "TensorRT", "EagerBackend": "torch"}
+BACKENDS = {
+    "EagerBackend": "torch",
+    "OrtBackend": "onnxruntime",
+    "OvBackend": "OpenVINO",
+    "TrtBackend": "TensorRT",
+}
 """What users call them; any other goes by the name of its class."""
 
 
@@ -33,18 +38,18 @@ class Model:
     @property
     def warm_up(self) -> int:
         """How many runs are not counted: the second run of a size records an engine's graph."""
-        return 1 if self.upscaler.device == "CPU" else 2
+        return 1 if self.upscaler.device.startswith("CPU") else 2
 
     @property
     def backend(self) -> str:
-        """What runs it: "onnxruntime", "TensorRT", "torch"."""
+        """What runs it: "onnxruntime", "OpenVINO", "TensorRT", "torch"."""
         kind = type(self.upscaler.backend).__name__
         return BACKENDS.get(kind, kind.removesuffix("Backend"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the identity. Hashes are null where there is no file, or no description of it."""
         artefact = self.upscaler.artefact
-        own, onnx = _hashes(Path(self.given))
+        own, onnx = _hashes(Path(without_device(self.given)))
         return {
             "name": self.name,
             "stem": artefact.stem,
@@ -54,6 +59,7 @@ class Model:
             "scale": artefact.scale,
             "form": artefact.form,
             "precision": artefact.precision,
+            "tuned_for": artefact.tuned_for,
             "opset": artefact.opset,
             "version": artefact.version,
             "weights_sha256": artefact.weights_sha256,
@@ -91,7 +97,8 @@ def opened(
 def require_comparable(masked: Upscaler, dense: Upscaler) -> None:
     """Raise UsageError where more than the mask tells the two models apart.
 
-    They share scale, weights, precision, form and device; ``masked`` has Pure-Pass, ``dense`` not.
+    They share scale, weights, precision, form, tuning and device; ``masked`` has Pure-Pass,
+    ``dense`` not.
     """
     a, b = masked.artefact, dense.artefact
     for what, first, second, option in (
@@ -99,6 +106,7 @@ def require_comparable(masked: Upscaler, dense: Upscaler) -> None:
         ("weights", a.weights_sha256[:12], b.weights_sha256[:12], "the same --weights"),
         ("precision", a.precision, b.precision, "--fp16, or both without it"),
         ("form", a.form, b.form, "the same --form"),
+        ("tuning", a.tuned_for, b.tuned_for, "the same --target"),
         (
             "device",
             masked.device,
