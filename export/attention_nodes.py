@@ -58,9 +58,9 @@ class _Nodes:
         self.scope = node.name.rpartition("/")[0]
         self.made: list[NodeProto] = []
         self.constants: Arrays = {}
-        inputs = [*node.input, "", "", ""]
+        inputs = [*node.input, "", "", "", ""]
         self.tokens, self.q, self.k, self.v, self.q_bias, self.proj, self.proj_bias = inputs[:7]
-        self.bias, self.query, self.key = inputs[7:10]
+        self.bias, self.query, self.key, self.shared = inputs[7:11]
         self.heads, self.channels, _ = weights[self.q].shape
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
@@ -93,6 +93,7 @@ def _scan(nodes: _Nodes) -> list[NodeProto]:
     keys = add("MatMul", chunk, nodes.k)
     queries = add("Add", queries, f"{chunk}/query") if nodes.query else queries
     keys = add("Add", keys, f"{chunk}/key") if nodes.key else keys
+    keys = add("Add", keys, nodes.shared) if nodes.shared else keys
     values = add("MatMul", chunk, nodes.v)
     keys = add("Transpose", keys, perm=[0, 1, 3, 2])
     rows = nodes.attend(queries, keys, values, "rows", [-1, nodes.heads * WIDTH])
@@ -126,7 +127,7 @@ def _linear(nodes: _Nodes) -> list[NodeProto]:
         return add("Add", x, add("Reshape", codes, one))
 
     queries = add("Transpose", linear(nodes.q, nodes.q_bias, nodes.query), perm=[0, 2, 1, 3])
-    keys = add("Transpose", linear(nodes.k, "", nodes.key), perm=[0, 2, 3, 1])
+    keys = add("Transpose", linear(nodes.k, "", nodes.key or nodes.shared), perm=[0, 2, 3, 1])
     values = add("Transpose", linear(nodes.v), perm=[0, 2, 1, 3])
     rows = nodes.attend(queries, keys, values, "tokens", [0, 0, heads * WIDTH])
     weight = nodes.constant(f"{nodes.proj}/linear", weights[nodes.proj].T)

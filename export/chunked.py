@@ -26,10 +26,10 @@ from ppsr.models.atd import ATD, Layer, LayerGroup, Layout
 from ppsr.models.attention import WindowAttention, Windows
 from ppsr.models.category import Groups
 from ppsr.models.category_attention import CategoryAttention
+from ppsr.models.dictionary import DictionaryAttention
 from ppsr.models.feed_forward import ConvFeedForward
 
 from .biases import pass_value_bias
-from .cosine import NormedDictionaryAttention
 from .fold import drop_refinement_bias, fold_norms
 
 DOMAIN, OPERATOR = "ppsr", "ChunkedAttention"
@@ -57,42 +57,60 @@ class ChunkedAttention(nn.Module):
         self.k = nn.Parameter(F.pad(k, spare))
         self.v = nn.Parameter(F.pad(v, spare))
         self.bias = nn.Parameter(F.pad(q_bias * factor, spare).unsqueeze(1))
-        self.proj = nn.Linear(heads * WIDTH, channels)
+        self.proj = nn.Linear(heads * WIDTH, channels).to(proj.weight)
         columns = proj.weight.reshape(channels, heads, depth)
         self.proj.weight.copy_(F.pad(columns, spare).flatten(1))
         self.proj.bias.copy_(proj.bias + proj.weight @ v_bias.flatten())
 
     def forward(
-        self, tokens: Tensor, bias: Tensor | None, query: Tensor | None, key: Tensor | None
+        self,
+        tokens: Tensor,
+        bias: Tensor | None = None,
+        query: Tensor | None = None,
+        key: Tensor | None = None,
+        shared: Tensor | None = None,
     ) -> Tensor:
-        """tokens: n c 1 L C; bias: heads L L; codes: n c 1 L 16 -> n*c*L C."""
+        """tokens: n c 1 L C; bias: heads L L; codes: n c 1 L 16 -> n*c*L C.
+
+        shared: 1 1 L 16, codes of the keys of every window or group.
+        """
         if not torch.compiler.is_exporting():
-            return self.attend(tokens.flatten(0, 1), bias, _flat(query), _flat(key))
+            return self.attend(tokens.flatten(0, 1), bias, _flat(query), _flat(key), shared)
         count, chunk, _, length, channels = tokens.shape
         weights = (self.q, self.k, self.v, self.bias, self.proj.weight, self.proj.bias)
         out: Tensor = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{OPERATOR}",
-            [tokens, *weights, bias, query, key],
+            [tokens, *weights, bias, query, key, shared],
             dtype=tokens.dtype,
             shape=(count, chunk * length, channels),
             version=1,
         )
         return out.flatten(0, 1)
 
+    def widened(self, codes: Tensor) -> Tensor:
+        """Put codes behind zeros: B 1 L c -> B 1 L 16."""
+        return F.pad(codes, (self.depth, WIDTH - self.depth - codes.shape[-1]))
+
     def in_chunks(self, codes: Tensor, chunk: int) -> Tensor:
         """Put codes behind zeros, and cut them. B 1 L c -> n chunk 1 L 16."""
-        wide = F.pad(codes, (self.depth, WIDTH - self.depth - codes.shape[-1]))
+        wide = self.widened(codes)
         every = padded(torch.arange(codes.shape[0], device=codes.device), chunk)
         cut: Tensor = wide.index_select(0, every).unflatten(0, (-1, chunk))  # type: ignore[no-untyped-call]
         return cut
 
     def attend(
-        self, x: Tensor, bias: Tensor | None, query: Tensor | None, key: Tensor | None
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        query: Tensor | None,
+        key: Tensor | None,
+        shared: Tensor | None,
     ) -> Tensor:
         """Windows or groups: c 1 L C, codes c 1 L 16 -> c*L C. As ``attention_nodes`` spells it."""
         q, k, v = x @ self.q + self.bias, x @ self.k, x @ self.v  # c heads L 16
         q = q if query is None else q + query
-        k = k if key is None else k + key
+        for code in (key, shared):
+            k = k if code is None else k + code
         logits = q @ k.transpose(-2, -1)
         y = (logits if bias is None else logits + bias).softmax(-1) @ v
         out: Tensor = self.proj(y.transpose(1, 2).reshape(-1, self.heads * WIDTH))
@@ -137,8 +155,9 @@ class ChunkedCategoryAttention(CategoryAttention):
     def _attend(self, places: Tensor, groups: Groups) -> Tensor:
         """Eq. 15, and the projection, on the normed tokens of every place. 1 S C -> S C."""
         tokens = places.reshape(-1, self.chunk, 1, self.group, places.shape[-1])
-        key = None if groups.key is None else self.attention.in_chunks(groups.key, self.chunk)
-        out: Tensor = self.attention(tokens, None, None, key)
+        # Only where there is one group can it have places without a token.
+        shared = None if groups.key is None else self.attention.widened(groups.key[:1])
+        out: Tensor = self.attention(tokens, shared=shared)
         return out
 
 
@@ -181,7 +200,49 @@ class TokenFeedForward(ConvFeedForward):
         return out
 
 
-def fold_for_cpu(network: ATD, windows: int = 1, groups: int = 1) -> ATD:
+class SpeltNorm(nn.Module):
+    """A LayerNorm without affine part, step by step: onnxruntime's own is slower on short rows."""
+
+    def __init__(self, original: nn.LayerNorm) -> None:
+        super().__init__()
+        self.eps = original.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return centred * ((centred * centred).mean(-1, keepdim=True) + self.eps).rsqrt()
+
+
+class UnitDictionaryAttention(DictionaryAttention):
+    """``DictionaryAttention`` whose vectors of length 1 are one operator each."""
+
+    @torch.no_grad()
+    def __init__(self, original: DictionaryAttention) -> None:
+        nn.Module.__init__(self)
+        self.entries, self.wq, self.wk, self.wv = (
+            *(original.entries, original.wq),
+            *(original.wk, original.wv),
+        )
+        self.scale = nn.Parameter(1 + original.scale.clamp(0, 1) * math.log(self.entries))
+
+    def forward(self, x: Tensor, dictionary: Tensor) -> tuple[Tensor, Tensor]:
+        """x: B T C, dictionary: B K C -> output B T C, similarity B T K."""
+        q, k = _of_length_1(self.wq(x)), _of_length_1(self.wk(dictionary))
+        similarity = (q @ (k * self.scale.unsqueeze(-1)).transpose(-2, -1)).softmax(-1)
+        return similarity @ self.wv(dictionary), similarity
+
+
+def _of_length_1(x: Tensor) -> Tensor:
+    if not torch.compiler.is_exporting():
+        return F.normalize(x, dim=-1)
+    unit: Tensor = torch.onnx.ops.symbolic(
+        "LpNormalization", [x], {"axis": -1, "p": 2}, dtype=x.dtype, shape=x.shape
+    )
+    return unit
+
+
+def fold_for_cpu(
+    network: ATD, windows: int = 1, groups: int = 1, *, spell_norms: bool = False
+) -> ATD:
     """Return a copy of ``network`` in this form, with what ``fold`` rewrites and CPUs gain from."""
     folded = copy.deepcopy(network)
     for module in folded.modules():
@@ -191,8 +252,10 @@ def fold_for_cpu(network: ATD, windows: int = 1, groups: int = 1) -> ATD:
             assert isinstance(layer, Layer)
             fold_norms(layer)
             drop_refinement_bias(layer)
-            layer.attn_atd = NormedDictionaryAttention(layer.attn_atd, place == 0)
+            layer.attn_atd = UnitDictionaryAttention(layer.attn_atd)
             pass_value_bias(layer)
+            if spell_norms:
+                layer.norm1, layer.norm2 = SpeltNorm(layer.norm1), SpeltNorm(layer.norm2)  # type: ignore[assignment]
             layer.convffn = TokenFeedForward(layer.convffn)
             module.layers[place] = ChunkedLayer(layer, windows, groups)
     return folded

@@ -24,9 +24,15 @@ def largest_by_maxima(graph: gs.Graph) -> int:
     for node in graph.nodes:
         if node.op != "ArgMax" or node.inputs[0].shape is None:
             continue
-        scores, axis, keep = node.inputs[0], node.attrs["axis"], node.attrs.get("keepdims", 1)
+        scores, axis, keep = (
+            node.inputs[0],
+            node.attrs.get("axis", 0),
+            node.attrs.get("keepdims", 1),
+        )
         entries = scores.shape[axis]
         if not isinstance(entries, int) or axis not in (-1, len(scores.shape) - 1):
+            continue
+        if node.attrs.get("select_last_index", 0) or node.outputs[0] in graph.outputs:
             continue
         scope = node.name.rpartition("/")[0]
 

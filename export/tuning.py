@@ -18,6 +18,7 @@ from .fold import fold
 from .index_surgery import INDEX_PASSES
 from .naming import name_nodes
 from .openvino_surgery import OPENVINO_PASSES
+from .ort_surgery import ORT_PASSES
 from .surgery import PASSES, run_passes
 
 Stage = tuple[str, Callable[[onnx.ModelProto], onnx.ModelProto]]
@@ -45,11 +46,11 @@ class Recipe:
 RECIPES: Mapping[Tuning, Recipe] = {
     "any": Recipe(fold, SURGERY),
     "onnxruntime": Recipe(
-        partial(fold_for_cpu, windows=WINDOWS, groups=GROUPS),
+        partial(fold_for_cpu, windows=WINDOWS, groups=GROUPS, spell_norms=True),
         (
             SURGERY[0],
             ("attention in chunks", spell_scans),
-            ("graph surgery", partial(run_passes, passes=(*PASSES, *INDEX_PASSES))),
+            ("graph surgery", partial(run_passes, passes=(*PASSES, *INDEX_PASSES, *ORT_PASSES))),
         ),
     ),
     "openvino": Recipe(

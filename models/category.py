@@ -63,8 +63,9 @@ class Groups(NamedTuple):
     """int32 n + 1, with an int64 ``active``: those and one spare, so that nothing is empty at
     n = 0. The spare is token 0."""
     floor: Tensor | None = None
-    """Least category of each token, ``categories`` where it does not take part, else 0: int32
-    n + 1 1 with ``source``, B T 1 with a bool ``active``."""
+    """Least category of each token: int32 n + 1 1 with ``source``, where the spare has the last
+    one, and so, being the last token of it, comes last; B T 1 with a bool ``active``, where tokens
+    that do not take part have ``categories``, one more than there are."""
     kept: Tensor | None = None
     """int32 n: the places in ``source`` of all but the spare."""
 
@@ -91,7 +92,7 @@ def group_tokens(
     spare = torch.zeros(1, device=active.device, dtype=torch.int32)
     source = torch.cat((active.int(), spare))
     position = torch.arange(number + 1, device=active.device, dtype=torch.int32)
-    floor = ((position == number).int() * categories).unsqueeze(-1)
+    floor = ((position == number).int() * (categories - 1)).unsqueeze(-1)
     return Groups(place, *_channels(is_key, group, like), active, source, floor, kept)
 
 

@@ -90,7 +90,8 @@ class CategoryAttention(nn.Module):
         """
         categories = self.categories
         if groups.floor is not None:
-            category, categories = torch.maximum(category, groups.floor), categories + 1
+            category = torch.maximum(category, groups.floor)
+            categories += groups.source is None
         rank = category_rank(category, categories)
         return rank, category_order(rank, groups.source)
 

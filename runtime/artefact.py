@@ -15,7 +15,7 @@ Form = Literal["self-contained", "routed", "routing"]
 """The network and its routing in one graph, the network alone, the routing alone."""
 Precision = Literal["fp32", "fp16"]
 Tuning = Literal["any", "onnxruntime", "openvino"]
-"""What a graph is fastest on; each is plain ONNX and runs on every runtime."""
+"""What a graph is fastest on. Each is plain ONNX; for onnxruntime it holds Scans, which few run."""
 T = TypeVar("T")
 
 INPUT, ACTIVE, OUTPUT = "input", "active", "output"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ppsr.models.errors import PpsrError
 from ppsr.models.pure_pass import GRID
 
+from .artefact import Tuning
 from .sidecar import Size
 from .tiles import SMALLEST
 
@@ -21,6 +22,15 @@ The largest tensor holds the attention logits: 256 keys x 4 heads x 4 bytes, 3 t
 Measured: 17.2 kB of resident memory per pixel for the dense FP32 model on 512 x 768 pixels,
 onnxruntime 1.31 on the CPU; a routed one needs less.
 """
+LESS_PER_PIXEL: Mapping[tuple[Tuning, str], int] = {
+    ("onnxruntime", "CPU"): 3_500,
+    ("openvino", "CPU, OpenVINO"): 8_000,
+    ("openvino", "CPU, OpenVINO in BF16"): 8_000,
+}
+"""The same of graphs that never hold all logits, by what they are made for and where they run.
+
+Measured at 512 x 512 (``benchmarks/speed.py one``), over what 128 x 128 takes: 2.5, 6.9 and 4.0 kB.
+"""
 BYTES_PER_OUTPUT = 40
 """Of a row of tiles, per pixel of output at most: two times RGB and alpha of float32, one being
 made and one being encoded, and the input's share."""
@@ -30,28 +40,41 @@ DEVICE_BYTES = 8 * 10**9
 """What a GPU is taken to have for an ONNX file: onnxruntime does not tell what is free."""
 
 
+def bytes_per_pixel(tuned_for: Tuning, device: str) -> int:
+    """What the network takes per low-resolution pixel of a tile; device: as backends say it."""
+    return LESS_PER_PIXEL.get((tuned_for, device), BYTES_PER_PIXEL)
+
+
 def choose_tile(
-    largest: Size, size: Size, scale: int, free: int | None, least: int = SMALLEST
+    largest: Size,
+    size: Size,
+    scale: int,
+    free: int | None,
+    least: int = SMALLEST,
+    per_pixel: int = BYTES_PER_PIXEL,
 ) -> Size:
     """Return the largest tile that fits into memory: ``largest``, or a square one.
 
     largest: what the model takes at once; size: the padded picture; free: bytes, None where they
     are unknown; then ``largest`` too. Raises PpsrError where not even tiles of ``least`` fit.
     """
-    if free is None or _needed(largest, size, scale) <= free:
+    if free is None or _needed(largest, size, scale, per_pixel) <= free:
         return largest
     tile = largest
     for side in range(max(largest) // GRID * GRID, least - 1, -GRID):
         tile = (min(side, largest[0]), min(side, largest[1]))
-        if _needed(tile, size, scale) <= free:
+        if _needed(tile, size, scale, per_pixel) <= free:
             return tile
-    raise _lack(tile, size, scale, free)
+    raise _lack(_needed(tile, size, scale, per_pixel), tile, free)
 
 
-def require_memory(tile: Size, size: Size, scale: int, free: int | None) -> None:
+def require_memory(
+    tile: Size, size: Size, scale: int, free: int | None, per_pixel: int = BYTES_PER_PIXEL
+) -> None:
     """Raise PpsrError where tiles of this size need more than there is, as in ``choose_tile``."""
-    if free is not None and _needed(tile, size, scale) > free:
-        raise _lack(tile, size, scale, free)
+    needed = _needed(tile, size, scale, per_pixel)
+    if free is not None and needed > free:
+        raise _lack(needed, tile, free)
 
 
 def budget(max_memory: int | None = None, root: Path = Path("/")) -> int | None:
@@ -73,13 +96,12 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def _needed(tile: Size, size: Size, scale: int) -> int:
+def _needed(tile: Size, size: Size, scale: int, per_pixel: int) -> int:
     band = min(tile[0], size[0]) * size[1] * scale**2
-    return tile[0] * tile[1] * BYTES_PER_PIXEL + band * BYTES_PER_OUTPUT
+    return tile[0] * tile[1] * per_pixel + band * BYTES_PER_OUTPUT
 
 
-def _lack(tile: Size, size: Size, scale: int, free: int) -> PpsrError:
-    needed = _needed(tile, size, scale)
+def _lack(needed: int, tile: Size, free: int) -> PpsrError:
     return PpsrError(
         f"tiles of {tile[0]} x {tile[1]} of this picture need about {needed / 1e9:.2f} GB of "
         f"memory, {max(free, 0) / 1e9:.2f} GB may be taken; allow more, free some, or "

@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy.typing as npt
 import openvino
 
-from ppsr.models.errors import NO_MEMORY, ArtefactError, PpsrError
+from ppsr.models.errors import NO_MEMORY, ArtefactError, BackendUnavailable, PpsrError
 
-from .artefact import OUTPUT, Artefact
+from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
 from .backend import Arrays, Closing, Device, require_options
 from .files import require_readable
 from .sidecar import ShapeRange
@@ -32,7 +32,8 @@ class OvBackend(Closing):
         """Load ``path``. ``threads=None`` leaves the number to OpenVINO.
 
         Raises UsageError for a wrong option, ArtefactError for a file that ppsr-export did not
-        make.
+        make or made for onnxruntime (OpenVINO knows no Scan that reads outer tensors),
+        BackendUnavailable where BF16 is asked for and the CPU has none.
         """
         require_options(device, threads)
         require_readable(path)
@@ -45,19 +46,29 @@ class OvBackend(Closing):
             settings["INFERENCE_NUM_THREADS"] = threads
         core = openvino.Core()
         try:
-            model = core.read_model(path)
+            model = core.read_model(path.read_bytes(), b"")
             self.artefact = Artefact.from_metadata(_metadata(model), str(path))
             self.artefact.require_upscaling(str(path))
-            self._request: Any | None = core.compile_model(
-                model, "CPU", settings
-            ).create_infer_request()
+            compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ArtefactError(
                 f"{path} is no ONNX file that OpenVINO can load ({_one_line(error)}); give one "
-                "that ppsr-export made"
+                "that ppsr-export made, not for onnxruntime"
             ) from error
         self.wants_active = self.artefact.takes_active
+        expected = sorted([INPUT, ACTIVE, OUTPUT] if self.wants_active else [INPUT, OUTPUT])
+        found = sorted(port.get_any_name() for port in (*model.inputs, *model.outputs))
+        if found != expected:
+            raise ArtefactError(
+                f"{path} is not the model it says: expected the tensors {', '.join(expected)}, "
+                f"got {', '.join(found)}"
+            )
+        if device == "openvino-bf16" and "BF16" not in _able(core):
+            raise BackendUnavailable(
+                "BF16 was asked for, and this CPU has none; use --device openvino"
+            )
         self.device = "CPU, OpenVINO" + (" in BF16" if device == "openvino-bf16" else "")
+        self._request: Any | None = compiled.create_infer_request()
 
     def run(self, feed: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Run once. Ctrl-C stops the model soon, not only when it is done.
@@ -81,6 +92,12 @@ class OvBackend(Closing):
     def close(self) -> None:
         """Free the model. A second call does nothing."""
         self._request = None
+
+
+def _able(core: Any) -> list[str]:
+    """What the CPU computes in: "FP32", "BF16" and others."""
+    able: list[str] = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return able
 
 
 def _metadata(model: Any) -> dict[str, str]:

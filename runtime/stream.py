@@ -13,7 +13,14 @@ from ppsr.models.pure_pass import GRID
 
 from .backend import Backend
 from .canvas import Canvas, Floats
-from .memory import DEVICE_BYTES, budget, choose_tile, give_back_memory, require_memory
+from .memory import (
+    DEVICE_BYTES,
+    budget,
+    bytes_per_pixel,
+    choose_tile,
+    give_back_memory,
+    require_memory,
+)
 from .pixels import DTYPES, Array, Pixels
 from .routing import Mask
 from .runner import Pure, Runner
@@ -188,17 +195,18 @@ def _choose(backend: Backend, size: Size, tiling: Tiling) -> tuple[Size, Size]:
     least, largest = tiles_for(size, backend.profiles)
     scale, on_host = backend.artefact.scale, backend.device.startswith("CPU")
     free = budget(tiling.max_memory) if on_host else tiling.max_memory
+    per_pixel = bytes_per_pixel(backend.artefact.tuned_for, backend.device)
     if not tiling.cut:
-        require_memory(size, size, scale, free)
+        require_memory(size, size, scale, free, per_pixel)
         return least, size
     if tiling.tile is not None:
         tile = (min(tiling.tile, largest[0]), min(tiling.tile, largest[1]))
-        require_memory(tile, size, scale, free)
+        require_memory(tile, size, scale, free, per_pixel)
     else:
         if free is None and not on_host and not backend.profiles:
             free = DEVICE_BYTES
         smallest = max(SMALLEST, 2 * tiling.shared)
-        tile = choose_tile(largest, size, scale, free, smallest)
+        tile = choose_tile(largest, size, scale, free, smallest, per_pixel)
     if any(one < low for one, low in zip(tile, least, strict=True)):
         raise UsageError(
             f"this engine takes tiles from {least[0]} x {least[1]} on, not {tile[0]} x {tile[1]}; "

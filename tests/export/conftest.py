@@ -20,11 +20,12 @@ from skimage import data
 
 from ppsr.calibration.crops import Crop, sample_crops
 from ppsr.export import cli, contestants, pipeline, reference, reproof
+from ppsr.export.attention_nodes import share_weights
 from ppsr.export.compose import join_front_end, write_metadata
-from ppsr.export.fold import fold
 from ppsr.export.naming import name_nodes
 from ppsr.export.precision import to_fp16
 from ppsr.export.trace import trace_front_end, trace_network
+from ppsr.export.tuning import RECIPES
 from ppsr.export.verify import GraphRun
 from ppsr.models import build
 from ppsr.models.atd import ATD
@@ -113,7 +114,7 @@ def network() -> Callable[..., ATD]:
 def traced(
     network: Callable[..., ATD], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., onnx.ModelProto]:
-    """``traced(name)``: as the tracer left it. Do not change it.
+    """``traced(name, tuning)``: as the tracer left it. Do not change it.
 
     Processes that run parts of the same test run share it: what one has traced, all others read.
     """
@@ -121,12 +122,12 @@ def traced(
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     @cache
-    def make(name: str = "tiny") -> onnx.ModelProto:
-        path = shared / f"traced_{name}.onnx"
+    def make(name: str = "tiny", tuning: Any = "any") -> onnx.ModelProto:
+        path = shared / f"traced_{name}_{tuning}.onnx"
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                onnx.save(trace_network(fold(network(name)), OPSET), path)
+                onnx.save(trace_network(RECIPES[tuning].fold(network(name)), OPSET), path)
         return onnx.load(path)
 
     return make
@@ -146,19 +147,18 @@ def front_end(network: Callable[..., ATD]) -> Callable[..., onnx.ModelProto]:
 
 @pytest.fixture(scope="session")
 def body(traced: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.ModelProto]:
-    """``body(name, fp16=...)``: named, operated on, in its precision. Do not change it."""
+    """``body(name, fp16, tuning)``: named, operated on, in its precision. Do not change it."""
 
     @cache
-    def make(name: str = "tiny", fp16: bool = False) -> onnx.ModelProto:
-        return to_fp16(make(name)) if fp16 else _operated(traced(name))
+    def make(name: str = "tiny", fp16: bool = False, tuning: Any = "any") -> onnx.ModelProto:
+        if fp16:
+            return to_fp16(make(name))
+        model = traced(name, tuning)
+        for _, stage in RECIPES[tuning].stages:
+            model = stage(model)
+        return model
 
     return make
-
-
-def _operated(model: onnx.ModelProto) -> onnx.ModelProto:
-    for _, stage in pipeline.SURGERY:
-        model = stage(model)
-    return model
 
 
 @pytest.fixture(scope="session")
@@ -167,32 +167,39 @@ def graph(
     body: Callable[..., onnx.ModelProto],
     front_end: Callable[..., onnx.ModelProto],
 ) -> Callable[..., Graph]:
-    """``graph(name, form, fp16=...)``: as published, and its identity. Do not change it."""
+    """``graph(name, form, fp16=..., tuning=...)``: as published, and its identity."""
 
     @cache
-    def make(name: str = "tiny", form: Any = "routed", *, fp16: bool = False) -> Graph:
+    def make(
+        name: str = "tiny", form: Any = "routed", *, fp16: bool = False, tuning: Any = "any"
+    ) -> Graph:
         settings = network(name).config
         sha, precision = network(name).weights_sha256, "fp16" if fp16 else "fp32"
         artefact = Artefact(
-            settings.name, 2, form, precision, OPSET, sha, "0.1.0", settings.pure_pass
+            settings.name, 2, form, precision, OPSET, sha, "0.1.0", settings.pure_pass, tuning
         )
-        model = body(name, fp16)
+        model = body(name, fp16, tuning)
         if form == "self-contained":
             model = join_front_end(model, front_end(name), 2)
-        return write_metadata(model, artefact), artefact
+        return write_metadata(share_weights(model), artefact), artefact
 
     return make
 
 
 @pytest.fixture(scope="session")
 def running(graph: Callable[..., Graph]) -> Callable[..., GraphRun]:
-    """``running(name, form, fp16=..., optimise=...)``: that graph in onnxruntime."""
+    """``running(name, form, fp16=..., tuning=..., optimise=...)``: that graph in onnxruntime."""
 
     @lru_cache(maxsize=3)  # Each keeps the memory of its largest picture.
     def make(
-        name: str = "tiny", form: Any = "routed", *, fp16: bool = False, optimise: bool = False
+        name: str = "tiny",
+        form: Any = "routed",
+        *,
+        fp16: bool = False,
+        tuning: Any = "any",
+        optimise: bool = False,
     ) -> GraphRun:
-        return GraphRun(*graph(name, form, fp16=fp16), optimise=optimise)
+        return GraphRun(*graph(name, form, fp16=fp16, tuning=tuning), optimise=optimise)
 
     return make
 
@@ -234,7 +241,7 @@ def tiny_reproof(monkeypatch: pytest.MonkeyPatch, network: Callable[..., ATD]) -
 
 @pytest.fixture
 def publish(graph: Callable[..., Graph], tmp_path: Path) -> Callable[..., Path]:
-    """``publish(name, form, fp16=..., file=..., change=...)``: a graph on the disk, described.
+    """``publish(name, form, fp16=..., tuning=..., file=..., change=...)``: a graph, described.
 
     ``change`` takes a copy of the graph and alters it before it is hashed; ``sidecar=False``
     leaves the description out.
@@ -245,11 +252,12 @@ def publish(graph: Callable[..., Graph], tmp_path: Path) -> Callable[..., Path]:
         form: Any = "routed",
         *,
         fp16: bool = False,
+        tuning: Any = "any",
         file: str | None = None,
         change: Callable[[onnx.ModelProto], object] | None = None,
         sidecar: bool = True,
     ) -> Path:
-        original, artefact = graph(name, form, fp16=fp16)
+        original, artefact = graph(name, form, fp16=fp16, tuning=tuning)
         model = onnx.ModelProto.FromString(original.SerializeToString())
         if change is not None:
             change(model)

@@ -95,7 +95,8 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "order of shapes": (["--min-shape", "400x64"], "expected min <= opt <= max"),
     "atol": (["--atol", "0"], "expected an atol above 0"),
     "no number": (["--atol", "small"], "'small' is not a valid float"),
-    "target": (["--target", "cuda"], "'cuda' is not one of 'auto', 'onnx', 'tensorrt'"),
+    "target": (["--target", "cuda"], "'cuda' is not one of 'auto', 'onnx', 'onnxruntime', "),
+    "fp16 for CPUs": (["--target", "openvino", "--fp16"], "expected no fp16 for the target openv"),
     "weights": (["--weights", "no/such.safetensors"], "no/such.safetensors"),
     "output": (["-o", "file"], "expected a folder to write to, file is a file"),
 }

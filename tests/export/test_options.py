@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from ppsr.export.options import DEFAULT_PROFILES, FORMS, ExportOptions, Profile
+from ppsr.export import flavour
+from ppsr.export.options import DEFAULT_PROFILES, FORMS, TARGETS, ExportOptions, Profile, Target
+from ppsr.export.tuning import RECIPES
 from ppsr.models.errors import UsageError
+from ppsr.runtime.artefact import Tuning
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"scale": 5}, "expected scale to be one of 2, 3, 4, got 5"),
@@ -62,7 +65,10 @@ def test_profiles_are_in_order(shapes: dict[str, tuple[int, int]]) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"target": "cuda"}, "expected target to be one of auto, onnx, tensorrt, tensorrt-rtx"),
+        (
+            {"target": "cuda"},
+            "expected target to be one of auto, onnx, onnxruntime, openvino, tensorrt, ",
+        ),
         ({"profiles": ()}, "expected at least one profile, got none"),
         ({"inspect": True, "target": "onnx"}, "expected an engine to inspect, got the target onnx"),
     ],
@@ -70,6 +76,51 @@ def test_profiles_are_in_order(shapes: dict[str, tuple[int, int]]) -> None:
 def test_refuses_engines_of_no_kind(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         ExportOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("target", "tuning", "builds"),
+    [
+        ("auto", "any", True),
+        ("onnx", "any", False),
+        ("onnxruntime", "onnxruntime", False),
+        ("openvino", "openvino", False),
+        ("tensorrt", "any", True),
+        ("tensorrt-rtx", "any", True),
+    ],
+)
+def test_what_a_target_means(target: Any, tuning: str, builds: bool) -> None:
+    options = ExportOptions(target=target)
+    assert (options.tuning, options.may_build) == (tuning, builds)
+    assert tuning in RECIPES
+    if builds:
+        assert ExportOptions(target=target, inspect=True).inspect
+    else:
+        with pytest.raises(UsageError, match=f"engine to inspect, got the target {target}$"):
+            ExportOptions(target=target, inspect=True)
+
+
+def test_every_target_and_every_tuning_is_known() -> None:
+    assert TARGETS == ("auto", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+    assert set(RECIPES) == set(get_args(Tuning))
+    assert {ExportOptions(target=target).tuning for target in TARGETS} == set(RECIPES)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_cpus_get_no_fp16(target: Target) -> None:
+    if target in ("onnxruntime", "openvino"):
+        with pytest.raises(UsageError, match=f"no fp16 for the target {target}, which is for CPU"):
+            ExportOptions(target=target, fp16=True)
+    else:
+        assert ExportOptions(target=target, fp16=True).fp16
+
+
+@pytest.mark.parametrize("target", ["onnx", "onnxruntime", "openvino"])
+def test_a_target_without_an_engine(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is looked for, and what is told says why."""
+    monkeypatch.setattr(flavour, "load_flavour", None)
+    assert flavour.choose_flavour(target) is None
+    assert flavour.why_no_engine(target) == f"No engine was built, as asked (--target {target})."
 
 
 @pytest.mark.parametrize("takes_active", [False, True])

@@ -17,6 +17,7 @@ import torch
 
 from ppsr.calibration.photo import sample_photo
 from ppsr.export import export, pipeline
+from ppsr.export.chunked import ChunkedLayer
 from ppsr.export.options import ExportOptions, Profile
 from ppsr.export.pipeline import export_model
 from ppsr.models.errors import CheckpointError, ParityError, PpsrError, UsageError
@@ -62,8 +63,9 @@ def test_both_forms_are_published_with_their_description(
     )
     assert stages == [
         *("load weights", "trace the network", "name the nodes", "graph surgery"),
-        *("trace the front end", "join the front end", "metadata", "verify self-contained fp32"),
-        *("metadata", "verify routed fp32", "trace the routing", "graph surgery", "metadata"),
+        *("trace the front end", "join the front end", "share the weights", "metadata"),
+        *("verify self-contained fp32", "share the weights", "metadata", "verify routed fp32"),
+        *("trace the routing", "graph surgery", "metadata"),
         *("verify the routing", "publish"),
     ]
     for exported in made.models:
@@ -98,6 +100,58 @@ def test_what_is_published_runs(tiny_export: None, tmp_path: Path) -> None:
         with Upscaler.open(path, device="cpu") as upscaler:
             outputs.append(upscaler(rgb))
     assert outputs[0].shape == (74, 80, 3)
+    assert (outputs[0] == outputs[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("target", "stage"),
+    [("onnxruntime", "attention in chunks"), ("openvino", "attention for OpenVINO")],
+)
+def test_files_for_one_runtime_say_so(
+    tiny_export: None,
+    traced: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: Any,
+    stage: str,
+) -> None:
+    """Beside those for any, under names of their own; one routing serves them all."""
+    folded: list[int] = []
+
+    def trace(network: torch.nn.Module, _opset: int) -> onnx.ModelProto:
+        folded.append(sum(isinstance(module, ChunkedLayer) for module in network.modules()))
+        return traced("tiny", target)
+
+    stages: list[str] = []
+
+    @contextmanager
+    def progress(name: str) -> Any:
+        stages.append(name)
+        yield
+
+    monkeypatch.setattr(pipeline, "trace_network", trace)
+    made = export_model(ExportOptions(target=target, output=tmp_path), progress)
+    names = [f"{stem}_{target}.onnx" for stem in STEMS[:2]]
+    assert [path.name for path in made.paths] == names
+    assert made.plan is None
+    assert folded == [2]
+    assert stages[1:5] == ["trace the network", "name the nodes", stage, "graph surgery"]
+    assert files(tmp_path) == sorted(
+        f"{name}{end}" for name in (*names, f"{STEMS[2]}.onnx") for end in ("", ".json")
+    )
+    rgb = sample_photo()[100:137, 50:90]
+    outputs = []
+    for exported in made.models:
+        form = exported.artefact.form
+        tuned_for = "any" if form == "routing" else target
+        assert exported.artefact.tuned_for == tuned_for
+        assert json.loads(sidecar_path(exported.path).read_text())["tuned_for"] == tuned_for
+        assert exported.parity or form == "routing"
+        assert all(report.max_abs <= 1e-5 for report in exported.parity)
+        if form != "routing":
+            with Upscaler.open(exported.path, device="cpu") as upscaler:
+                assert upscaler.artefact == exported.artefact
+                outputs.append(upscaler(rgb))
     assert (outputs[0] == outputs[1]).all()
 
 

@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
 from ppsr.models.config import PurePass
 from ppsr.models.errors import ArtefactError
-from ppsr.runtime.artefact import Artefact
+from ppsr.runtime.artefact import Artefact, Tuning
 
 OWN = PurePass(window=4, shift=0, compensation=False, centres=((0, 0, 0), (88, 88, 88)))
 SETTINGS = {"window": 8, "shift": 4, "compensation": True, "centres": [[1, 2, 3]]}
@@ -18,6 +19,35 @@ SETTINGS = {"window": 8, "shift": 4, "compensation": True, "centres": [[1, 2, 3]
 def test_metadata_comes_back(identity: Callable, settings: PurePass | None) -> None:
     artefact = replace(identity(), pure_pass=settings)
     assert Artefact.from_metadata(artefact.to_metadata(), "it") == artefact
+
+
+@pytest.mark.parametrize("form", ["self-contained", "routed", "routing"])
+@pytest.mark.parametrize("tuning", get_args(Tuning))
+def test_what_it_is_tuned_for_comes_back(identity: Callable, form: str, tuning: Tuning) -> None:
+    artefact = replace(identity(form=form), tuned_for=tuning)
+    assert artefact.to_metadata()["tuned_for"] == tuning
+    assert Artefact.from_metadata(artefact.to_metadata(), "it") == artefact
+
+
+def test_files_from_before_were_tuned_for_any_runtime(identity: Callable) -> None:
+    metadata = identity().to_metadata()
+    del metadata["tuned_for"]
+    assert Artefact.from_metadata(metadata, "it") == identity()
+    assert identity().tuned_for == "any"
+
+
+@pytest.mark.parametrize(
+    ("form", "tuning", "stem"),
+    [
+        ("self-contained", "any", "pp-atd-light_x3_fp32"),
+        ("self-contained", "onnxruntime", "pp-atd-light_x3_fp32_onnxruntime"),
+        ("routed", "any", "pp-atd-light_x3_fp32_routed"),
+        ("routed", "openvino", "pp-atd-light_x3_fp32_routed_openvino"),
+        ("routing", "any", "pp-atd-light_routing"),
+    ],
+)
+def test_names_of_files(identity: Callable, form: str, tuning: Tuning, stem: str) -> None:
+    assert replace(identity(form=form, scale=3), tuned_for=tuning).stem == stem
 
 
 @pytest.mark.parametrize(
@@ -45,6 +75,9 @@ def test_a_missing_key_is_named(identity: Callable, key: str) -> None:
         ("form", "ROUTED"),
         ("precision", "int8"),
         ("opset", "twenty"),
+        ("tuned_for", ""),
+        ("tuned_for", "Any"),
+        ("tuned_for", "tensorrt"),
     ],
 )
 def test_a_garbled_key_is_named(identity: Callable, key: str, value: str) -> None:

@@ -137,8 +137,11 @@ def test_what_cannot_be_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         EagerBackend("default")
     with pytest.raises(UsageError, match="has no routing to change"):
         EagerBackend("default", model="atd-light", scale=2, pure_pass=PurePass())
-    with pytest.raises(UsageError, match="a device of auto, cpu, cuda, got 'tpu'"):
+    with pytest.raises(UsageError, match="openvino, openvino-bf16, got 'tpu'"):
         EagerBackend("default", "tpu", scale=2)  # type: ignore[arg-type]
+    for device in ("openvino", "openvino-bf16"):
+        with pytest.raises(UsageError, match=f"runs by torch, not by {device}; use --device cpu"):
+            EagerBackend("default", device, scale=2)
     with pytest.raises(UsageError, match="expected 1 to 1024 threads, got 0"):
         EagerBackend("default", threads=0, scale=2)
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ppsr.models.errors import PpsrError
@@ -11,6 +14,7 @@ from ppsr.runtime.memory import (
     budget,
     choose_tile,
     free_bytes,
+    give_back_memory,
     require_memory,
 )
 
@@ -65,6 +69,31 @@ def test_a_limit_counts_what_the_process_has_already(tmp_path: Path) -> None:
 def test_a_system_that_does_not_tell_is_trusted(tmp_path: Path) -> None:
     assert free_bytes(tmp_path) is None
     assert budget(root=tmp_path) is None
+
+
+def test_giving_back_memory_harms_nothing() -> None:
+    """What is in use stays, however often it is called and whatever was freed before."""
+    kept = [np.full(50_000, value, np.uint8) for value in range(100)]
+    for _ in range(3):
+        freed = [bytearray(200_000) for _ in range(50)]
+        del freed
+        give_back_memory()
+    assert [int(one[0]) for one in kept] == list(range(100))
+    assert all((one == one[0]).all() for one in kept)
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(ctypes, "CDLL", None)
+    give_back_memory()
+
+
+def test_a_c_library_without_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """musl's, as of Alpine."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
+    give_back_memory()
 
 
 def test_a_tile_is_as_large_as_fits() -> None:

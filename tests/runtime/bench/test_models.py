@@ -12,7 +12,7 @@ from ppsr.runtime.bench.inputs import Input
 from ppsr.runtime.bench.memory import measure_memory, peak_bytes
 from ppsr.runtime.bench.models import Model, opened, require_comparable
 from ppsr.runtime.bench.stages import STAGES, measure_stages
-from ppsr.runtime.open_model import open_model, shown_name
+from ppsr.runtime.open_model import open_model, shown_name, without_device
 from ppsr.runtime.sidecar import sha256
 from ppsr.runtime.upscaler import Upscaler
 
@@ -38,11 +38,79 @@ def test_only_the_mask_may_differ(fake: Callable, form: str) -> None:
         ),
         ({"precision": "fp16"}, "same precision, got fp32 and fp16;.*--fp16"),
         ({"form": other}, f"same form, got {form} and {other};.*--form"),
+        ({"tuned_for": "openvino"}, "same tuning, got any and openvino;.*--target"),
     ):
         changed = fake()
         changed.artefact = replace(dense.artefact, **change)
         with pytest.raises(UsageError, match=message):
             require_comparable(Upscaler(masked), Upscaler(changed))
+
+
+def test_devices_must_agree(fake: Callable) -> None:
+    masked, dense = fake(), fake(model="atd-light")
+    dense.device = "CPU, OpenVINO"
+    with pytest.raises(UsageError, match=r"same device, got CPU and CPU, OpenVINO;.*one --device"):
+        require_comparable(Upscaler(masked), Upscaler(dense))
+    masked.device = dense.device
+    require_comparable(Upscaler(masked), Upscaler(dense))
+
+
+def test_files_of_one_tuning_are_compared(fake: Callable) -> None:
+    masked, dense = fake(), fake(model="atd-light")
+    for backend in (masked, dense):
+        backend.artefact = replace(backend.artefact, tuned_for="onnxruntime")
+    require_comparable(Upscaler(masked), Upscaler(dense))
+
+
+@pytest.mark.parametrize(
+    ("given", "shown", "bare"),
+    [
+        ("a/m.onnx", "m.onnx", "a/m.onnx"),
+        ("a/m.onnx@cpu", "m.onnx@cpu", "a/m.onnx"),
+        ("a/m.onnx@openvino", "m.onnx@openvino", "a/m.onnx"),
+        ("a/m.onnx@openvino-bf16", "m.onnx@openvino-bf16", "a/m.onnx"),
+        ("a@b/m.onnx@auto", "m.onnx@auto", "a@b/m.onnx"),
+        ("a@cpu/m.onnx", "m.onnx", "a@cpu/m.onnx"),
+        ("pp-atd-light:default@cpu", "pp-atd-light:default@cpu", "pp-atd-light:default"),
+    ],
+)
+def test_a_device_behind_a_name(given: str, shown: str, bare: str) -> None:
+    assert shown_name(given) == shown
+    assert without_device(given) == bare
+
+
+def test_each_model_runs_where_its_name_says(tmp_path: Path, write_model: Callable) -> None:
+    """The device behind a name replaces that of --device."""
+    pytest.importorskip("openvino")
+    path = write_model(tmp_path / "m.onnx", form="routed")
+    names = [str(path), f"{path}@cpu", f"{path}@openvino", f"{path}@openvino-bf16", str(path)]
+    with opened(names, None, "openvino", 1) as (models, _):
+        told = [model.to_json() for model in models]
+        assert [model.warm_up for model in models] == [1] * 5
+    assert [(one["name"], one["backend"], one["device"]) for one in told] == [
+        ("m.onnx", "OpenVINO", "CPU, OpenVINO"),
+        ("m.onnx@cpu", "onnxruntime", "CPU"),
+        ("m.onnx@openvino", "OpenVINO", "CPU, OpenVINO"),
+        ("m.onnx@openvino-bf16", "OpenVINO", "CPU, OpenVINO in BF16"),
+        ("m.onnx (2)", "OpenVINO", "CPU, OpenVINO"),
+    ]
+    for one in told:
+        assert one["file_sha256"] == one["onnx_sha256"] == sha256(path.read_bytes())
+        assert one["tuned_for"] == "any"
+        assert str(tmp_path) not in str(one)
+
+
+@pytest.mark.parametrize("name", ["m.onnx@tpu", "m.onnx@", "@cpu"])
+def test_what_is_no_device_belongs_to_the_name(name: str) -> None:
+    with pytest.raises(UsageError, match=f"got {name}"):
+        open_model(name)
+
+
+def test_a_checkpoint_does_not_run_on_openvino() -> None:
+    pytest.importorskip("torch")
+    for name in ("pp-atd-light:default@openvino", "atd-light:default@openvino-bf16"):
+        with pytest.raises(UsageError, match="a checkpoint runs by torch, not by openvino"):
+            open_model(name, scale=2)
 
 
 def test_a_gpu_is_warmed_up_twice(fake: Callable) -> None:

@@ -1,0 +1,135 @@
+"""What each step of the graphs for CPUs is worth, and what was tried and is not in them.
+
+    python benchmarks/passes.py make        # traces, into artifacts/passes (6 minutes)
+    python benchmarks/passes.py measure     # adds "passes" to benchmarks/results/speed.json
+
+Every variant is run on one crop of the sample photo, in turns with all others of its runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import onnx
+from speed import CORNER, SIZE, crop_of_photo, record, timed
+
+from ppsr.export import chunked, tuning
+from ppsr.export.attention_nodes import share_weights, spell_linear, spell_scans
+from ppsr.export.compose import write_metadata
+from ppsr.export.fold import PointwiseFeedForward
+from ppsr.export.index_surgery import INDEX_PASSES
+from ppsr.export.naming import name_nodes
+from ppsr.export.openvino_surgery import OPENVINO_PASSES
+from ppsr.export.surgery import PASSES, run_passes
+from ppsr.export.trace import trace_network
+from ppsr.models import build
+from ppsr.models.atd import ATD
+from ppsr.runtime.artefact import Artefact
+from ppsr.runtime.backend import Device
+from ppsr.runtime.bench.timing import Timing, in_turns
+from ppsr.runtime.command import reports_errors
+from ppsr.runtime.tiles import WHOLE
+from ppsr.runtime.upscaler import Upscaler
+
+FOLDER = Path(__file__).parents[1] / "artifacts/passes"
+
+
+def _as_maps(network: ATD, **chunks: int) -> ATD:
+    """``fold_for_cpu`` with the feed-forward of ``fold``: 1 x 1 convolutions, channels first."""
+    kept = chunked.TokenFeedForward
+    chunked.TokenFeedForward = PointwiseFeedForward  # type: ignore[assignment,misc]
+    try:
+        return chunked.fold_for_cpu(network, **chunks)
+    finally:
+        chunked.TokenFeedForward = kept  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How one graph is made, and where it runs."""
+
+    fold: Callable[[ATD], ATD]
+    spell: Callable[[onnx.ModelProto], onnx.ModelProto]
+    openvino_passes: bool = False
+    devices: tuple[Device, ...] = ("cpu",)
+
+
+OPENVINO: tuple[Device, ...] = ("openvino", "openvino-bf16")
+VARIANTS: Mapping[str, Variant] = {
+    "any": Variant(tuning.fold, lambda model: model, devices=("cpu", *OPENVINO)),
+    "tokens gathered": Variant(_as_maps, spell_linear, devices=("cpu", *OPENVINO)),
+    "feed-forward on tokens": Variant(
+        chunked.fold_for_cpu, spell_linear, devices=("cpu", *OPENVINO)
+    ),
+    "no ArgMax": Variant(chunked.fold_for_cpu, spell_linear, True, OPENVINO),
+    **{
+        f"chunks of {windows} and {groups}": Variant(
+            partial(chunked.fold_for_cpu, windows=windows, groups=groups), spell_scans
+        )
+        for windows, groups in ((1, 2), (2, 4), (4, 8), (8, 16), (16, 32))
+    },
+    "chunks, feed-forward on maps": Variant(
+        partial(_as_maps, windows=tuning.WINDOWS, groups=tuning.GROUPS), spell_scans
+    ),
+}
+
+
+@click.group()
+def main() -> None:
+    """Make and time the variants."""
+
+
+@main.command()
+@reports_errors
+def make() -> None:
+    """Trace every variant that is not there."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    network = build("pp-atd-light", 2)
+    for name, variant in VARIANTS.items():
+        if _path(name).exists():
+            continue
+        model = variant.spell(name_nodes(trace_network(variant.fold(network), 20)))
+        passes = (*PASSES, *INDEX_PASSES, *(OPENVINO_PASSES if variant.openvino_passes else ()))
+        model = share_weights(run_passes(model, passes))
+        artefact = Artefact(
+            *("pp-atd-light", 2, "routed", "fp32", 20, network.weights_sha256, "0.1.0"),
+            pure_pass=network.config.pure_pass,
+        )
+        onnx.save(write_metadata(model, artefact), _path(name))
+        click.echo(f"{name}: {len(model.graph.node)} nodes")
+
+
+@main.command()
+@click.option("--runs", default=9, show_default=True)
+@reports_errors
+def measure(runs: int) -> None:
+    """Time the variants of each runtime in turns."""
+    crop, found = crop_of_photo(SIZE, CORNER), dict[str, Any]()
+    for device in ("cpu", *OPENVINO):
+        names = [name for name, variant in VARIANTS.items() if device in variant.devices]
+        ups = [Upscaler.open(_path(name), device) for name in names]
+        runners = [partial(timed, partial(up.upscale, crop, tiling=WHOLE)) for up in ups]
+        timings = [Timing(samples) for samples in in_turns(runners, runs, [2] * len(runners))]
+        for up in ups:
+            up.close()
+        found[device] = {
+            name: {
+                "milliseconds": asdict(timing.milliseconds),
+                "times_as_fast": asdict(timing.ratio(timings[0])),
+            }
+            for name, timing in zip(names, timings, strict=True)
+        }
+    record("passes", found)
+
+
+def _path(name: str) -> Path:
+    return FOLDER / f"{name.replace(' ', '_')}.onnx"
+
+
+if __name__ == "__main__":
+    main()

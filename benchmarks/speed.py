@@ -1,0 +1,269 @@
+"""The masked network on a CPU against the official code, and against what arithmetic alone takes.
+
+    ppsr-export --scale 2 --form routed --target onnxruntime
+    ppsr-export --scale 2 --form routed --target openvino
+    ppsr-export --scale 2 --form routed --target onnx
+    pip install --no-deps --target ../oracle spandrel==0.4.2 einops==0.8.2
+    PYTHONPATH=../oracle python benchmarks/speed.py versus
+    python benchmarks/speed.py start
+    python benchmarks/speed.py sizes
+    ppsr-export --scale 2 --form routed --target onnxruntime --model atd-light
+    python benchmarks/speed.py ceiling
+
+``versus``: every contestant runs once in each round, with a product of two large matrices beside
+them: its rate, and the network's multiply-adds, say how long arithmetic alone takes. ``start``:
+what ppsr-run adds to the network's own time, from the command to the picture. ``sizes``: time per
+pixel and memory from 128 x 128 to 2048 x 2048. Each writes its part of
+``benchmarks/results/speed.json``, from which ``speed_page.py`` makes docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pyvips
+import torch
+
+from ppsr.calibration.photo import sample_photo
+from ppsr.models import purity_mask
+from ppsr.models.flops import multiply_adds
+from ppsr.models.pure_pass import active_tokens
+from ppsr.runtime import bench
+from ppsr.runtime.bench.timing import Sample, Timing, in_turns
+from ppsr.runtime.command import reports_errors
+from ppsr.runtime.files import write_atomically
+from ppsr.runtime.open_model import open_model
+from ppsr.runtime.tiles import WHOLE, Tiling
+
+ROOT = Path(__file__).parents[1]
+TARGET = ROOT / "benchmarks/results/speed.json"
+STEM = "pp-atd-light_x2_fp32_routed"
+SIZE = (128, 192)
+CORNER = (80, 100)
+"""Of the crop of the sample photo, of which half is pure."""
+OFFICIAL = "official code (spandrel 0.4.2), torch"
+CONTESTANTS = {
+    "for any runtime, onnxruntime": f"{STEM}.onnx@cpu",
+    "for onnxruntime, onnxruntime": f"{STEM}_onnxruntime.onnx@cpu",
+    "for OpenVINO, OpenVINO": f"{STEM}_openvino.onnx@openvino",
+    "for OpenVINO, OpenVINO in BF16": f"{STEM}_openvino.onnx@openvino-bf16",
+}
+SQUARES = (128, 256, 512, 1024, 2048)
+WHOLE_UP_TO = 512
+"""Larger squares are cut into tiles of this side."""
+MATRIX = 2048
+Rgb = npt.NDArray[np.uint8]
+
+
+@click.group()
+@click.option("--models", type=click.Path(path_type=Path), default=ROOT / "artifacts")
+@click.pass_context
+def main(context: click.Context, models: Path) -> None:
+    """Measure speed on this machine's CPU."""
+    context.obj = models
+
+
+@main.command()
+@click.option("--runs", default=11, show_default=True)
+@click.pass_obj
+@reports_errors
+def versus(models: Path, runs: int) -> None:
+    """Time all contestants and the arithmetic in turns."""
+    crop = crop_of_photo(SIZE, CORNER)
+    active = len(active_tokens(purity_mask(crop)))
+    a, b = (torch.rand(MATRIX, MATRIX) for _ in range(2))
+    a16, b16 = a.bfloat16(), b.bfloat16()
+    official = _official()
+    image = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255
+    ups = {name: open_model(str(models / file)) for name, file in CONTESTANTS.items()}
+    runners: dict[str, Callable[[], Any]] = {
+        "product of two matrices, FP32": lambda: a @ b,
+        "product of two matrices, BF16": lambda: a16 @ b16,
+        OFFICIAL: partial(_forward, official, image),
+        **{name: partial(up.upscale, crop, tiling=WHOLE) for name, up in ups.items()},
+    }
+    samples = in_turns([partial(timed, run) for run in runners.values()], runs, [2] * len(runners))
+    timings = {name: Timing(found) for name, found in zip(runners, samples, strict=True)}
+    products = multiply_adds("pp-atd-light", 2, *SIZE, active)
+    flat = timings["product of two matrices, FP32"]
+    rows: dict[str, Any] = {}
+    for name, timing in timings.items():
+        floor = [products / MATRIX**3 * sample.milliseconds for sample in flat.samples]
+        rows[name] = {
+            "milliseconds": asdict(timing.milliseconds),
+            "times_as_fast": asdict(timing.ratio(timings[OFFICIAL])),
+            "over_floor": asdict(Timing(tuple(map(Sample, floor))).ratio(timing)),
+            "rounds": [sample.milliseconds for sample in timing.samples],
+        }
+    row = {
+        "size": SIZE,
+        "pure": float(purity_mask(crop).mean()),
+        "multiply_adds": products,
+        "dense_multiply_adds": multiply_adds("atd-light", 2, *SIZE),
+        "gemm": MATRIX,
+        "rows": rows,
+    }
+    record("versus", row)
+
+
+@main.command()
+@click.option("--runs", default=7, show_default=True)
+@click.pass_obj
+@reports_errors
+def start(models: Path, runs: int) -> None:
+    """Time ppsr-run on a PNG of 512 x 512 from the command to the picture."""
+    rows: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder, "picture.png")
+        _save(_square(512), picture)
+        for name, file in CONTESTANTS.items():
+            path, device = str(models / file).rsplit("@", 1)
+            output = Path(folder, "larger.png")
+            command = [sys.executable, "-c", "from ppsr.runtime.cli import main; main()"]
+            command += [path, str(picture), "-o", str(output), "--json", "--device", device]
+            added = []
+            for _ in range(runs):
+                begin = time.perf_counter()
+                done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+                wall = 1000 * (time.perf_counter() - begin)
+                added.append(wall - json.loads(done.stdout)["milliseconds"])
+            rows[name] = asdict(Timing(tuple(map(Sample, added))).milliseconds)
+    record("start", {"size": (512, 512), "added_milliseconds": rows})
+
+
+@main.command()
+@click.option("--runs", default=3, show_default=True)
+@click.pass_obj
+@reports_errors
+def sizes(models: Path, runs: int) -> None:
+    """Time squares, whole up to 512 x 512 and in tiles above, each size in a process of its own."""
+    rows = []
+    for name in CONTESTANTS:
+        for side in SQUARES:
+            command = [sys.executable, __file__, "--models", str(models), "one", name, str(side)]
+            command.append(str(runs if side <= WHOLE_UP_TO else 1))
+            done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+            rows.append({"name": name, "side": side, **json.loads(done.stdout)})
+            click.echo(json.dumps(rows[-1]))
+    record("sizes", rows)
+
+
+@main.command()
+@click.option("--runs", default=5, show_default=True)
+@click.pass_obj
+@reports_errors
+def ceiling(models: Path, runs: int) -> None:
+    """Sum up what AC-MSA takes of the dense network: more than that masking cannot save."""
+    path = models / f"{STEM}_onnxruntime.onnx".replace("pp-", "")
+    inside = {
+        inner.name
+        for node in onnx.load(path).graph.node
+        for attribute in node.attribute
+        for inner in attribute.g.node
+    }
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling = True
+    crop = crop_of_photo(SIZE, CORNER)
+    feed = {"input": (crop.astype(np.float32) / 255).transpose(2, 0, 1)[None]}
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder, "profile"))
+        session = onnxruntime.InferenceSession(str(path), options)
+        for _ in range(runs + 1):
+            session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    spent: Counter[str] = Counter()
+    for event in events:
+        name = event["name"].removesuffix("_kernel_time")
+        if event.get("cat") == "Node" and name != event["name"] and name not in inside:
+            part = re.search("attn_win|attn_aca|attn_atd|convffn|refine|norm3", name)
+            spent[part[0] if part else "the rest"] += event["dur"]
+    total = sum(spent.values())
+    record("ceiling", {part: time / total for part, time in spent.most_common()})
+
+
+@main.command(hidden=True)
+@click.argument("name")
+@click.argument("side", type=int)
+@click.argument("runs", type=int)
+@click.pass_obj
+def one(models: Path, name: str, side: int, runs: int) -> None:
+    """Time one contestant on one square; what is large is its own warm-up."""
+    up, square = open_model(str(models / CONTESTANTS[name])), _square(side)
+    whole = side <= WHOLE_UP_TO
+    run = partial(up.upscale, square, tiling=WHOLE if whole else Tiling(tile=WHOLE_UP_TO))
+    (samples,) = in_turns([partial(timed, run)], runs, [1 if whole else 0])
+    milliseconds = Timing(samples).milliseconds
+    row = {
+        "tile": None if whole else WHOLE_UP_TO,
+        "milliseconds": asdict(milliseconds),
+        "microseconds_per_pixel": 1000 * milliseconds.median / side**2,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    click.echo(json.dumps(row))
+
+
+def timed(run: Callable[[], Any]) -> Sample:
+    """What a call takes; of an upscaler what its model takes."""
+    begin = time.perf_counter()
+    result = run()
+    took = 1000 * (time.perf_counter() - begin)
+    return Sample(getattr(result, "milliseconds", took))
+
+
+def _official() -> torch.nn.Module:
+    sys.path.insert(0, str(ROOT / "tests"))
+    from make_golden import official_network
+
+    return official_network().float().eval()
+
+
+@torch.no_grad()
+def _forward(network: torch.nn.Module, image: torch.Tensor) -> None:
+    network(image)
+
+
+def crop_of_photo(size: tuple[int, int], corner: tuple[int, int]) -> Rgb:
+    (height, width), (top, left) = size, corner
+    return np.ascontiguousarray(sample_photo()[top : top + height, left : left + width])
+
+
+def _square(side: int) -> Rgb:
+    """The sample photo, mirrored to the right and below, again and again."""
+    photo = sample_photo()
+    wide = np.concatenate((photo, photo[:, ::-1]), 1)
+    four = np.concatenate((wide, wide[::-1]))
+    down, across = (-(-side // size) for size in four.shape[:2])
+    return np.ascontiguousarray(np.tile(four, (down, across, 1))[:side, :side])
+
+
+def _save(rgb: Rgb, path: Path) -> None:
+    pyvips.Image.new_from_array(rgb).copy(interpretation="srgb").pngsave(str(path))
+
+
+def record(part: str, content: Any) -> None:
+    known = json.loads(TARGET.read_text()) if TARGET.exists() else {}
+    known[part] = content
+    known["machine"], known["versions"] = bench.machine(), bench.versions()
+    click.echo(json.dumps(content, indent=1))
+    write_atomically(TARGET, (json.dumps(known, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

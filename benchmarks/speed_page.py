@@ -1,0 +1,256 @@
+"""The page docs/performance.md and its plot, from the figures of speed.py, passes.py and ppsr-bench.
+
+    python benchmarks/speed_page.py
+
+ppsr-bench wrote the curves:
+
+    ppsr-bench artifacts/pp-atd-light_x2_fp32_routed_onnxruntime.onnx --against artifacts/atd-light_x2_fp32_routed_onnxruntime.onnx --data ../shared/data/eval/B100 --size 192x128 --shares --runs 7 --json benchmarks/results/shares_onnxruntime.json
+    ppsr-bench artifacts/pp-atd-light_x2_fp32_routed_openvino.onnx --against artifacts/atd-light_x2_fp32_routed_openvino.onnx --data ../shared/data/eval/B100 --size 192x128 --shares --runs 7 --device openvino-bf16 --json benchmarks/results/shares_openvino-bf16.json
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speed import CONTESTANTS, OFFICIAL, SQUARES, TARGET, WHOLE_UP_TO
+
+from ppsr.runtime.files import write_atomically
+
+ROOT = Path(__file__).parents[1]
+PAGE, PLOT = ROOT / "docs/performance.md", ROOT / "docs/performance.svg"
+CURVES = {
+    "onnxruntime, FP32": ROOT / "benchmarks/results/shares_onnxruntime.json",
+    "OpenVINO, BF16": ROOT / "benchmarks/results/shares_openvino-bf16.json",
+}
+PARTS = {
+    "attn_win": "window attention",
+    "attn_aca": "category attention (AC-MSA)",
+    "attn_atd": "dictionary attention",
+    "convffn": "feed-forward",
+    "refine": "refinement",
+    "norm3": "refinement's norm",
+}
+RUNTIMES = {
+    "cpu": "onnxruntime",
+    "openvino": "OpenVINO",
+    "openvino-bf16": "OpenVINO in BF16",
+}
+STEPS = {
+    "any": "for any runtime",
+    "tokens gathered": "tokens gathered before q, k, v; heads with weights of their own",
+    "feed-forward on tokens": "the same, feed-forward on tokens instead of maps",
+    "no ArgMax": "the same, categories by two maxima instead of ArgMax",
+    "chunks, feed-forward on maps": "chunks of 4 windows and 8 groups, feed-forward on maps",
+}
+
+
+def spell(figures: Mapping[str, Any], curves: Mapping[str, Any]) -> str:
+    """The page, from what was measured."""
+    versus, ceiling = figures["versus"], figures["ceiling"]
+    height, width = versus["size"]
+    machine, versions = figures["machine"], figures["versions"]
+    return f"""# Speed on a CPU
+
+<!-- Made by benchmarks/speed_page.py from benchmarks/results; do not edit. -->
+
+x2, low-resolution crops of photos, {machine["cores_allowed"]} cores of an {machine["cpu"]};
+onnxruntime {versions["onnxruntime"]}, OpenVINO {versions["openvino"]}, torch {versions["torch"]}.
+Times are medians; what is compared ran in turns, A B A B, and ratios are taken round by round, so
+that a machine that slows down does not change them.
+
+## The graphs
+
+`--target onnxruntime` and `--target openvino` export the same network as other graphs
+(`export/chunked.py`, `export/attention_nodes.py`); each is plain ONNX, verified like any other.
+
+- A picture's attention logits do not fit into a CPU's caches: product, bias, softmax and product
+  each went through memory. For onnxruntime a Scan takes 4 windows or 8 groups at a time from their
+  tokens to their projected tokens, so that logits stay in the cache; a picture never holds more of
+  them, and needs a fraction of the memory.
+- OpenVINO makes one kernel of product, bias, softmax and product by itself. It gets linear layers
+  that it has in BF16, maps with their channels last, and no ArgMax, which it has as a TopK.
+- In both, tokens are gathered before q, k and v are made of them (48 channels, not 192), the bias
+  of the keys is dropped (softmax does not see it), and that of the values goes into the projection.
+
+## Against the official code and against arithmetic
+
+{height} x {width}, {100 * versus["pure"]:.0f} % pure, FP32 unless said. Arithmetic alone: the
+masked network's {versus["multiply_adds"] / 1e9:.1f} G multiply-adds (dense:
+{versus["dense_multiply_adds"] / 1e9:.1f} G) at the rate of a product of two matrices of
+{versus["gemm"]} x {versus["gemm"]} in FP32, measured in the same rounds:
+{_rate(versus):.0f} GFLOP/s.
+
+| | ms | times as fast as the official code | over arithmetic alone |
+|---|---|---|---|
+{_versus_rows(versus)}
+
+Where the dense network's time goes (onnxruntime, its own profile): {_ceiling(ceiling)}.
+
+## What masking saves
+
+Masked against dense, both exported alike, {height} x {width}, by share of pure pixels: masks
+made of random 8 x 8 windows on one crop, and crops of photos of B100 with their own. Routing is
+included. "Allowed" is what multiply-adds say: as the papers count, and all that are done.
+
+{chr(10).join(_curve(name, content) for name, content in curves.items())}
+AC-MSA takes {100 * ceiling["attn_aca"]:.0f} % of the dense network's time: no mask can save more.
+
+![Saving over the share of pure pixels](performance.svg)
+
+## Sizes
+
+Squares of mirrored photo, whole up to {WHOLE_UP_TO} x {WHOLE_UP_TO}, in tiles of {WHOLE_UP_TO}
+above: microseconds per pixel, and the most memory of a process that does nothing else.
+
+{_sizes(figures["sizes"])}
+
+## From the command to the picture
+
+What `ppsr-run` adds to the network's own time on a PNG of 512 x 512 (imports, session, decoding,
+encoding): {_start(figures["start"])}.
+
+## What each step gained
+
+Variants of the graph on the crop above, in turns; times as fast as the graph for any runtime.
+
+{_passes(figures["passes"])}
+
+## How it was measured
+
+```
+python benchmarks/speed.py versus | start | sizes | ceiling
+python benchmarks/passes.py make && python benchmarks/passes.py measure
+{chr(10).join(_command(content) for content in curves.values())}
+```
+"""
+
+
+def _rate(versus: Mapping[str, Any]) -> float:
+    flat = versus["rows"]["product of two matrices, FP32"]["milliseconds"]["median"]
+    rate: float = 2 * versus["gemm"] ** 3 / flat / 1e6
+    return rate
+
+
+def _versus_rows(versus: Mapping[str, Any]) -> str:
+    lines = []
+    for name in (OFFICIAL, *CONTESTANTS):
+        row = versus["rows"][name]
+        floor = "" if name == OFFICIAL else f"{row['over_floor']['median']:.2f}"
+        lines.append(
+            f"| {name} | {row['milliseconds']['median']:.0f} "
+            f"| {row['times_as_fast']['median']:.2f} | {floor} |"
+        )
+    return "\n".join(lines)
+
+
+def _ceiling(shares: Mapping[str, float]) -> str:
+    named = ((PARTS.get(part, part), share) for part, share in shares.items())
+    return ", ".join(f"{part} {100 * share:.0f} %" for part, share in named)
+
+
+def _curve(name: str, content: Mapping[str, Any]) -> str:
+    (curve,) = content["curves"]
+    lines = [
+        f"### {name}",
+        "",
+        "| pure | masks | saving (quartiles) | papers' multiply-adds | all multiply-adds |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, label in (("synthetic", "made"), ("real", "photo")):
+        for point in sorted(curve[kind], key=lambda point: point["share"]):
+            saving = point["saving"]
+            lines.append(
+                f"| {100 * point['share']:.0f} % | {label} | {100 * saving['median']:.1f} % "
+                f"({100 * saving['low']:.1f} to {100 * saving['high']:.1f}) "
+                f"| {100 * point['saving_paper']:.1f} % "
+                f"| {100 * point['saving_multiply_adds']:.1f} % |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def _sizes(rows: list[dict[str, Any]]) -> str:
+    head = "".join(f" {side} x {side} |" for side in SQUARES)
+    lines = [f"| |{head}", "|---|" + "---|" * len(SQUARES)]
+    for name in CONTESTANTS:
+        of = {row["side"]: row for row in rows if row["name"] == name}
+        cells = (
+            f" {row['microseconds_per_pixel']:.1f} us, {row['peak_bytes'] / 1e9:.2f} GB |"
+            for row in map(of.__getitem__, SQUARES)
+        )
+        lines.append(f"| {name} |" + "".join(cells))
+    return "\n".join(lines)
+
+
+def _start(content: Mapping[str, Any]) -> str:
+    added = content["added_milliseconds"].items()
+    return ", ".join(f"{name} {one['median'] / 1000:.2f} s" for name, one in added)
+
+
+def _passes(content: Mapping[str, Any]) -> str:
+    head = " | ".join(RUNTIMES[device] for device in content)
+    lines = [f"| | {head} |", "|---|" + "---|" * len(content)]
+    for name in dict.fromkeys(name for of in content.values() for name in of):
+        cells = " | ".join(_step(of.get(name)) for of in content.values())
+        lines.append(f"| {STEPS.get(name, name)} | {cells} |")
+    return "\n".join(lines)
+
+
+def _step(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"{row['times_as_fast']['median']:.2f} ({row['milliseconds']['median']:.0f} ms)"
+
+
+def _command(content: Mapping[str, Any]) -> str:
+    return " ".join(content["command"])
+
+
+def draw(curves: Mapping[str, Any], path: Path) -> None:
+    """Plot the saving over the share of pure pixels."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "ppsr"
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    for number, (name, content) in enumerate(curves.items()):
+        (curve,) = content["curves"]
+        for kind, style, label in (("synthetic", "o-", "made masks"), ("real", "x", "photos")):
+            points = sorted(curve[kind], key=lambda point: point["share"])
+            axes.plot(
+                [100 * point["share"] for point in points],
+                [100 * point["saving"]["median"] for point in points],
+                style,
+                color=f"C{number}",
+                label=f"{name}, {label}",
+            )
+        if not number:
+            axes.plot(
+                [100 * point["share"] for point in curve["synthetic"]],
+                [100 * point["saving_paper"] for point in curve["synthetic"]],
+                "--",
+                color="grey",
+                label="multiply-adds, as the papers count",
+            )
+    axes.set(xlabel="pure pixels, %", ylabel="saving of time, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def load() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the figures and the curves."""
+    return json.loads(TARGET.read_text()), {
+        name: json.loads(path.read_text()) for name, path in CURVES.items()
+    }
+
+
+if __name__ == "__main__":
+    known = load()
+    write_atomically(PAGE, spell(*known).encode())
+    draw(known[1], PLOT)

@@ -1,0 +1,211 @@
+"""Attention in chunks: the rewritten network computes what the published one does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from skimage import data
+from torch import Tensor, nn
+
+from ppsr.export.chunked import (
+    WIDTH,
+    ChunkedAttention,
+    ChunkedCategoryAttention,
+    ChunkedLayer,
+    ChunkedWindowAttention,
+    TokenFeedForward,
+    fold_for_cpu,
+    padded,
+)
+from ppsr.models import build
+from ppsr.models.atd import ATD, Layer
+from ppsr.models.config import PurePass
+
+CHUNKS = pytest.mark.parametrize(("windows", "groups"), [(1, 1), (4, 8)], ids=["ones", "chunks"])
+
+
+@pytest.fixture(scope="module")
+def published() -> Callable[..., ATD]:
+    """``published(name, pure_pass=...)``: a float64 network of its own for each caller."""
+
+    def make(name: str = "pp-atd-light", **options: object) -> ATD:
+        return build(name, 2, dtype=torch.float64, **options)
+
+    return make
+
+
+def image(height: int, width: int) -> Tensor:
+    """Flat and busy parts; the shifted windows join its edges."""
+    photo = torch.from_numpy(data.astronaut()[64 : 64 + height, 200 : 200 + width].copy())
+    return photo.permute(2, 0, 1).unsqueeze(0).double() / 255
+
+
+def layers(network: ATD) -> list[Layer]:
+    return [module for module in network.modules() if isinstance(module, Layer)]
+
+
+@pytest.fixture(scope="module")
+def first_layers(network: Callable[..., ATD]) -> ATD:
+    """2 of 24, in float64."""
+    return copy.deepcopy(network()).double()
+
+
+@torch.no_grad()
+@CHUNKS
+@pytest.mark.parametrize("name", ["pp-atd-light", "atd-light"])
+def test_the_folded_network_computes_the_same(
+    published: Callable, name: str, windows: int, groups: int
+) -> None:
+    """5 windows, 10 groups: the last chunks are not full."""
+    network = published(name)
+    wanted, got = (one(image(16, 80)) for one in (network, fold_for_cpu(network, windows, groups)))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
+    assert not torch.equal(got, wanted), "it rounds elsewhere: nothing was folded"
+
+
+@torch.no_grad()
+@CHUNKS
+@pytest.mark.parametrize("size", [(16, 16), (48, 48), (64, 112), (37, 50)])
+def test_any_size(first_layers: ATD, size: tuple[int, int], windows: int, groups: int) -> None:
+    """1, 9, 28 and, padded, 12 windows."""
+    folded = fold_for_cpu(first_layers, windows, groups)
+    wanted, got = (one(image(*size)) for one in (first_layers, folded))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+@CHUNKS
+def test_every_number_of_active_tokens(first_layers: ATD, windows: int, groups: int) -> None:
+    """Of 1280: none, one group that is not full, one that is, ten of them."""
+    network, picture = first_layers, image(16, 80)
+    folded = fold_for_cpu(network, windows, groups)
+    order = torch.randperm(1280, generator=torch.Generator().manual_seed(0))
+    for count in (0, 1, 100, 127, 128, 129, 1280):
+        active = order[:count].sort().values
+        wanted, got = (one.upscale(picture, active) for one in (network, folded))
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9, msg=f"{count} active tokens")
+
+
+@torch.no_grad()
+def test_what_the_keys_and_values_carry_is_not_lost(published: Callable) -> None:
+    """Large biases, a factor beyond its bound, and pure tokens without compensation."""
+    network = published(pure_pass=PurePass(compensation=False))
+    before, picture = network(image(16, 32)), image(16, 32)
+    for layer in layers(network):
+        layer.wqkv.bias.add_(torch.linspace(-1, 1, len(layer.wqkv.bias)))
+        layer.attn_aca.logit_scale.fill_(7)  # exp(7) is cut off at 100.
+    wanted, got = network(picture), fold_for_cpu(network)(picture)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
+    assert (wanted - before).abs().max() > 1e-3
+
+
+def test_the_original_stays_as_it_was() -> None:
+    network = build("pp-atd-light", 2)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    kinds = [type(module) for module in network.modules()]
+    fold_for_cpu(network, 4, 8)
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert [type(module) for module in network.modules()] == kinds
+
+
+def test_every_layer_is_rewritten() -> None:
+    folded = layers(fold_for_cpu(build("pp-atd-light", 2), 4, 8))
+    assert len(folded) == 24
+    for layer in folded:
+        assert isinstance(layer, ChunkedLayer)
+        assert isinstance(layer.convffn, TokenFeedForward)
+        assert isinstance(layer.attn_win, ChunkedWindowAttention)
+        assert isinstance(layer.attn_aca, ChunkedCategoryAttention)
+        assert (layer.attn_win.chunk, layer.attn_aca.chunk) == (4, 8)
+        assert not hasattr(layer, "wqkv")
+        assert (layer.norm1.weight == 1).all()
+        assert (layer.norm1.bias == 0).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["attn_win", "attn_aca"])
+@pytest.mark.parametrize("weight", ["q", "k", "v", "bias", "proj.weight", "proj.bias"])
+def test_a_weight_changed_by_a_hundredth_is_noticed(
+    first_layers: ATD, kind: str, weight: str
+) -> None:
+    picture = image(16, 32)
+    folded, wanted = fold_for_cpu(first_layers, 4, 8), first_layers(picture)
+    torch.testing.assert_close(folded(picture), wanted, rtol=0, atol=1e-9)
+    attention = getattr(layers(folded)[0], kind).attention
+    attention.get_parameter(weight).mul_(1.01)
+    assert (folded(picture) - wanted).abs().max() > 1e-8
+
+
+@torch.no_grad()
+def test_the_spare_channels_hold_nothing_but_codes(network: Callable) -> None:
+    for layer in layers(fold_for_cpu(network())):
+        for one, code in ((layer.attn_win.attention, 0), (layer.attn_aca.attention, 1)):
+            depth = one.depth
+            assert (depth, WIDTH) == (12, 16)
+            for weight in (one.q, one.k, one.v):
+                assert (weight[..., depth:] == 0).all()
+            columns = one.proj.weight.unflatten(1, (one.heads, WIDTH))
+            assert (columns[..., depth:] == 0).all()
+            assert (one.bias[..., depth] == code).all()
+            assert (one.bias[..., depth + 1 :] == 0).all()
+
+
+@torch.no_grad()
+def test_codes_are_cut_behind_the_channels(network: Callable) -> None:
+    attention = layers(fold_for_cpu(network()))[0].attn_win.attention
+    codes = torch.arange(1.0, 6).reshape(5, 1, 1, 1).expand(5, 1, 3, 2)
+    cut = attention.in_chunks(codes, 4)
+    assert cut.shape == (2, 4, 1, 3, 16)
+    assert cut[:, :, 0, 0, 12].flatten().tolist() == [1, 2, 3, 4, 5, 5, 5, 5]
+    assert (cut[..., 12:14] != 0).all()
+    assert (cut[..., :12] == 0).all()
+    assert (cut[..., 14:] == 0).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (6, 10), (16, 48)])
+def test_the_feed_forward_on_rows_of_tokens(published: Callable, size: tuple[int, int]) -> None:
+    original = layers(published())[0].convffn
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(1, size[0] * size[1], 48, generator=random, dtype=torch.float64)
+    wanted, ours = original(x, size), TokenFeedForward(original)
+    torch.testing.assert_close(ours(x, size), wanted, rtol=0, atol=1e-12)
+    if size[0] != size[1]:
+        assert (ours(x, size[::-1]) - wanted).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("length", "multiple", "wanted"),
+    [
+        (3, 1, [5, 6, 7]),
+        (3, 4, [5, 6, 7, 7]),
+        (4, 4, [5, 6, 7, 8]),
+        (1, 8, [5] * 8),
+        (5, 4, [5, 6, 7, 8, 9, 9, 9, 9]),
+    ],
+)
+def test_padded(length: int, multiple: int, wanted: list[int]) -> None:
+    index = torch.arange(5, 5 + length)
+    assert padded(index, multiple).tolist() == wanted
+    assert index.tolist() == [*range(5, 5 + length)]
+
+
+@torch.no_grad()
+def test_attention_is_softmax_of_its_logits() -> None:
+    """Against torch's own attention, with the bias of the keys that was left out."""
+    random = torch.Generator().manual_seed(0)
+    wqkv, proj = nn.Linear(48, 144).double(), nn.Linear(48, 48).double()
+    attention = ChunkedAttention(wqkv, proj, 4, 0.5)
+    x = torch.randn(6, 1, 20, 48, generator=random, dtype=torch.float64)
+    bias = torch.randn(4, 20, 20, generator=random, dtype=torch.float64)
+    q, k, v = wqkv(x[:, 0]).reshape(6, 20, 3, 4, 12).permute(2, 0, 3, 1, 4)
+    y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=0.5)
+    wanted = proj(y.transpose(1, 2).reshape(-1, 48))
+    torch.testing.assert_close(attention.attend(x, bias, None, None), wanted, rtol=0, atol=1e-12)
+    got = attention(x.unflatten(0, (2, 3)), bias, None, None)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
