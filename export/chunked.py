@@ -101,10 +101,10 @@ class ChunkedAttention(nn.Module):
     def attend(
         self,
         x: Tensor,
-        bias: Tensor | None,
-        query: Tensor | None,
-        key: Tensor | None,
-        shared: Tensor | None,
+        bias: Tensor | None = None,
+        query: Tensor | None = None,
+        key: Tensor | None = None,
+        shared: Tensor | None = None,
     ) -> Tensor:
         """Windows or groups: c 1 L C, codes c 1 L 16 -> c*L C. As ``attention_nodes`` spells it."""
         q, k, v = x @ self.q + self.bias, x @ self.k, x @ self.v  # c heads L 16
