@@ -65,6 +65,7 @@ CONTESTANTS = {
     "for OpenVINO, OpenVINO": f"{STEM}_openvino.onnx@openvino",
     "for OpenVINO, OpenVINO in BF16": f"{STEM}_openvino.onnx@openvino-bf16",
 }
+SIZED = ("for onnxruntime, onnxruntime", "for OpenVINO, OpenVINO in BF16")
 SQUARES = (128, 256, 512, 1024, 2048)
 WHOLE_UP_TO = 512
 """Larger squares are cut into tiles of this side."""
@@ -155,7 +156,7 @@ def start(models: Path, runs: int) -> None:
 def sizes(models: Path, runs: int) -> None:
     """Time squares, whole up to 512 x 512 and in tiles above, each size in a process of its own."""
     rows = []
-    for name in CONTESTANTS:
+    for name in SIZED:
         for side in SQUARES:
             command = [sys.executable, __file__, "--models", str(models), "one", name, str(side)]
             command.append(str(runs if side <= WHOLE_UP_TO else 1))

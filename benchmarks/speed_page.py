@@ -2,10 +2,9 @@
 
     python benchmarks/speed_page.py
 
-ppsr-bench wrote the curves:
+ppsr-bench wrote the curve:
 
     ppsr-bench artifacts/pp-atd-light_x2_fp32_routed_onnxruntime.onnx --against artifacts/atd-light_x2_fp32_routed_onnxruntime.onnx --data ../shared/data/eval/B100 --size 192x128 --shares --runs 7 --json benchmarks/results/shares_onnxruntime.json
-    ppsr-bench artifacts/pp-atd-light_x2_fp32_routed_openvino.onnx --against artifacts/atd-light_x2_fp32_routed_openvino.onnx --data ../shared/data/eval/B100 --size 192x128 --shares --runs 7 --device openvino-bf16 --json benchmarks/results/shares_openvino-bf16.json
 """  # noqa: E501
 
 from __future__ import annotations
@@ -15,16 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speed import CONTESTANTS, OFFICIAL, SQUARES, TARGET, WHOLE_UP_TO
+from speed import CONTESTANTS, OFFICIAL, SIZED, SQUARES, TARGET, WHOLE_UP_TO
 
 from ppsr.runtime.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 PAGE, PLOT = ROOT / "docs/performance.md", ROOT / "docs/performance.svg"
-CURVES = {
-    "onnxruntime, FP32": ROOT / "benchmarks/results/shares_onnxruntime.json",
-    "OpenVINO, BF16": ROOT / "benchmarks/results/shares_openvino-bf16.json",
-}
+CURVES = {"onnxruntime, FP32": ROOT / "benchmarks/results/shares_onnxruntime.json"}
 PARTS = {
     "attn_win": "window attention",
     "attn_aca": "category attention (AC-MSA)",
@@ -93,7 +89,8 @@ Where the dense network's time goes (onnxruntime, its own profile): {_ceiling(ce
 
 Masked against dense, both exported alike, {height} x {width}, by share of pure pixels: masks
 made of random 8 x 8 windows on one crop, and crops of photos of B100 with their own. Routing is
-included. "Allowed" is what multiply-adds say: as the papers count, and all that are done.
+included. Beside the saving of time stands that of multiply-adds: as the papers count them, and of
+all that are done.
 
 {chr(10).join(_curve(name, content) for name, content in curves.items())}
 AC-MSA takes {100 * ceiling["attn_aca"]:.0f} % of the dense network's time: no mask can save more.
@@ -152,7 +149,7 @@ def _ceiling(shares: Mapping[str, float]) -> str:
 
 
 def _curve(name: str, content: Mapping[str, Any]) -> str:
-    (curve,) = content["curves"]
+    (curve,) = content["shares"]
     lines = [
         f"### {name}",
         "",
@@ -168,13 +165,25 @@ def _curve(name: str, content: Mapping[str, Any]) -> str:
                 f"| {100 * point['saving_paper']:.1f} % "
                 f"| {100 * point['saving_multiply_adds']:.1f} % |"
             )
+    found = curve["break_even"]
+    share = f"Masked is faster from {100 * found['share']:.0f} % of pure pixels on."
+    lines += ["", f"{share} {_routing(content)}"]
     return "\n".join([*lines, ""])
+
+
+def _routing(content: Mapping[str, Any]) -> str:
+    """How much of the masked time is routing, on the plain pictures."""
+    rows = [
+        row for row in content["rows"] if row["routing_milliseconds"] and row["pure"] is not None
+    ]
+    shares = [row["routing_milliseconds"]["median"] / row["milliseconds"]["median"] for row in rows]
+    return f"Routing takes at most {100 * max(shares):.2f} % of the masked time."
 
 
 def _sizes(rows: list[dict[str, Any]]) -> str:
     head = "".join(f" {side} x {side} |" for side in SQUARES)
     lines = [f"| |{head}", "|---|" + "---|" * len(SQUARES)]
-    for name in CONTESTANTS:
+    for name in SIZED:
         of = {row["side"]: row for row in rows if row["name"] == name}
         cells = (
             f" {row['microseconds_per_pixel']:.1f} us, {row['peak_bytes'] / 1e9:.2f} GB |"
@@ -218,7 +227,7 @@ def draw(curves: Mapping[str, Any], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
     for number, (name, content) in enumerate(curves.items()):
-        (curve,) = content["curves"]
+        (curve,) = content["shares"]
         for kind, style, label in (("synthetic", "o-", "made masks"), ("real", "x", "photos")):
             points = sorted(curve[kind], key=lambda point: point["share"])
             axes.plot(

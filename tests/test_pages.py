@@ -38,6 +38,16 @@ def test_the_figures_are_of_the_shipped_weights(script: ModuleType) -> None:
     assert content["weights_sha256"] == build("pp-atd-light", 2).weights_sha256
 
 
+def test_the_page_of_speed_is_made_of_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("speed_page")
+    figures, curves = page.load()
+    assert page.PAGE.read_text() == page.spell(figures, curves)
+    weights = build("pp-atd-light", 2).weights_sha256
+    models = [model for of in curves.values() for model in (*of["models"], of["against"])]
+    assert {model["weights_sha256"] for model in models if isinstance(model, dict)} == {weights}
+
+
 def test_the_default_overlap_was_measured() -> None:
     rows = json.loads((ROOT / "benchmarks/results/tiling.json").read_text())["rows"]
     assert OVERLAP in {row["overlap"] for row in rows}
