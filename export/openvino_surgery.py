@@ -15,7 +15,7 @@ CATEGORY = "/category"
 def largest_by_maxima(graph: gs.Graph) -> int:
     """ArgMax(x) -> K - max((x == max(x)) * (K, K - 1 ... 1)): the first of the largest, as ArgMax.
 
-    OpenVINO has ArgMax as a TopK, which took a fifth of the time of a BF16 run.
+    OpenVINO has ArgMax as a TopK: ``benchmarks/passes.py`` has what this saves.
     """
     made: list[gs.Node] = []
     last = gs.Constant("category/axis", np.array([-1]))

@@ -29,7 +29,8 @@ LESS_PER_PIXEL: Mapping[tuple[Tuning, str], int] = {
 }
 """The same of graphs that never hold all logits, by what they are made for and where they run.
 
-Measured at 512 x 512 (``benchmarks/speed.py one``), over what 128 x 128 takes: 2.5, 6.9 and 4.0 kB.
+From 128 x 128 to 512 x 512 onnxruntime takes 2.4 kB a pixel more, OpenVINO in BF16 3.8 kB
+(``benchmarks/speed.py sizes``); FP32 was given the rest of the 8 kB without such a measurement.
 """
 BYTES_PER_OUTPUT = 40
 """Of a row of tiles, per pixel of output at most: two times RGB and alpha of float32, one being
@@ -87,10 +88,7 @@ def budget(max_memory: int | None = None, root: Path = Path("/")) -> int | None:
 
 
 def give_back_memory() -> None:
-    """Return what is freed, but kept by glibc, to the system.
-
-    Without it ppsr's own share of 240 tiles was twice as large; a call takes some 7 ms.
-    """
+    """Return what is freed, but kept by glibc, to the system: between tiles, else it adds up."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

@@ -90,7 +90,7 @@ class OrtBackend(Closing):
         options.log_severity_level = FATAL
         if self.device == "CPU":
             # Else memory grows over hundreds of tiles, none of which has as many active tokens as
-            # another: 4.9 GB after half of an 8K picture. It costs no time.
+            # another.
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
             future = self._worker.submit(self._session.run, [OUTPUT], dict(feed), options)
