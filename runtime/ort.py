@@ -147,6 +147,9 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
     options.intra_op_num_threads = threads or 0
+    # Planning which tensor takes whose memory compares all with all: most of the time it takes to
+    # load. The arena hands freed memory on anyway, so neither memory nor time of a run is lost.
+    options.enable_mem_reuse = False
     # Idle threads of one session would slow down another, as when two models are compared.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not optimise:
