@@ -18,14 +18,16 @@ import click
 import onnx
 from speed import CORNER, SIZE, crop_of_photo, record, timed
 
-from ppsr.export import chunked, tuning
+from ppsr.export import tuning
 from ppsr.export.attention_nodes import share_weights, spell_linear, spell_scans
 from ppsr.export.compose import write_metadata
+from ppsr.export.cpu_layer import fold_for_cpu
 from ppsr.export.fold import PointwiseFeedForward
 from ppsr.export.index_surgery import INDEX_PASSES
 from ppsr.export.naming import name_nodes
 from ppsr.export.openvino_surgery import OPENVINO_PASSES
-from ppsr.export.surgery import PASSES, run_passes
+from ppsr.export.ort_surgery import ORT_PASSES
+from ppsr.export.surgery import PASSES, Pass, run_passes
 from ppsr.export.trace import trace_network
 from ppsr.models import build
 from ppsr.models.atd import ATD
@@ -39,42 +41,37 @@ from ppsr.runtime.upscaler import Upscaler
 FOLDER = Path(__file__).parents[1] / "artifacts/passes"
 
 
-def _as_maps(network: ATD, **chunks: int) -> ATD:
-    """``fold_for_cpu`` with the feed-forward of ``fold``: 1 x 1 convolutions, channels first."""
-    kept = chunked.TokenFeedForward
-    chunked.TokenFeedForward = PointwiseFeedForward  # type: ignore[assignment,misc]
-    try:
-        return chunked.fold_for_cpu(network, **chunks)
-    finally:
-        chunked.TokenFeedForward = kept  # type: ignore[misc]
-
-
 @dataclass(frozen=True)
 class Variant:
     """How one graph is made, and where it runs."""
 
     fold: Callable[[ATD], ATD]
     spell: Callable[[onnx.ModelProto], onnx.ModelProto]
-    openvino_passes: bool = False
+    passes: tuple[Pass, ...] = ()
     devices: tuple[Device, ...] = ("cpu",)
 
 
 OPENVINO: tuple[Device, ...] = ("openvino", "openvino-bf16")
+AS_MAPS = partial(fold_for_cpu, feed_forward=PointwiseFeedForward)
+"""With the feed-forward of ``fold``: 1 x 1 convolutions, channels first."""
+CHUNKS = {"windows": tuning.WINDOWS, "groups": tuning.GROUPS}
 VARIANTS: Mapping[str, Variant] = {
     "any": Variant(tuning.fold, lambda model: model, devices=("cpu", *OPENVINO)),
-    "tokens gathered": Variant(_as_maps, spell_linear, devices=("cpu", *OPENVINO)),
-    "feed-forward on tokens": Variant(
-        chunked.fold_for_cpu, spell_linear, devices=("cpu", *OPENVINO)
-    ),
-    "no ArgMax": Variant(chunked.fold_for_cpu, spell_linear, True, OPENVINO),
+    "tokens gathered": Variant(AS_MAPS, spell_linear, devices=("cpu", *OPENVINO)),
+    "feed-forward on tokens": Variant(fold_for_cpu, spell_linear, devices=("cpu", *OPENVINO)),
+    "no ArgMax": Variant(fold_for_cpu, spell_linear, OPENVINO_PASSES, OPENVINO),
     **{
         f"chunks of {windows} and {groups}": Variant(
-            partial(chunked.fold_for_cpu, windows=windows, groups=groups), spell_scans
+            partial(fold_for_cpu, windows=windows, groups=groups), spell_scans
         )
         for windows, groups in ((1, 2), (2, 4), (4, 8), (8, 16), (16, 32))
     },
-    "chunks, feed-forward on maps": Variant(
-        partial(_as_maps, windows=tuning.WINDOWS, groups=tuning.GROUPS), spell_scans
+    "chunks, feed-forward on maps": Variant(partial(AS_MAPS, **CHUNKS), spell_scans),
+    "chunks, norms spelt out": Variant(
+        partial(fold_for_cpu, **CHUNKS, spell_norms=True), spell_scans
+    ),
+    "chunks, norms spelt out, one-hot rows gathered": Variant(
+        partial(fold_for_cpu, **CHUNKS, spell_norms=True), spell_scans, ORT_PASSES
     ),
 }
 
@@ -94,8 +91,8 @@ def make() -> None:
         if _path(name).exists():
             continue
         model = variant.spell(name_nodes(trace_network(variant.fold(network), 20)))
-        passes = (*PASSES, *INDEX_PASSES, *(OPENVINO_PASSES if variant.openvino_passes else ()))
-        model = share_weights(run_passes(model, passes))
+        model = run_passes(model, (*PASSES, *INDEX_PASSES, *variant.passes))
+        model = share_weights(model)
         artefact = Artefact(
             *("pp-atd-light", 2, "routed", "fp32", 20, network.weights_sha256, "0.1.0"),
             pure_pass=network.config.pure_pass,

@@ -40,6 +40,8 @@ STEPS = {
     "feed-forward on tokens": "the same, feed-forward on tokens instead of maps",
     "no ArgMax": "the same, categories by two maxima instead of ArgMax",
     "chunks, feed-forward on maps": "chunks of 4 windows and 8 groups, feed-forward on maps",
+    "chunks, norms spelt out": "chunks of 4 windows and 8 groups, norms spelt out",
+    "chunks, norms spelt out, one-hot rows gathered": "the same, one-hot rows gathered",
 }
 
 
@@ -60,7 +62,7 @@ that a machine that slows down does not change them.
 ## The graphs
 
 `--target onnxruntime` and `--target openvino` export the same network as other graphs
-(`export/chunked.py`, `export/attention_nodes.py`); each is plain ONNX, verified like any other.
+(`export/cpu_layer.py`, `export/chunked.py`, `export/attention_nodes.py`); each is plain ONNX, verified like any other.
 
 - A picture's attention logits do not fit into a CPU's caches: product, bias, softmax and product
   each went through memory. For onnxruntime a Scan takes 4 windows or 8 groups at a time from their

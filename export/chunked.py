@@ -1,4 +1,4 @@
-"""The network as CPUs like it: attention from tokens to projected tokens, a few windows at a time.
+"""Attention as CPUs like it: from tokens to projected tokens, a few windows at a time.
 
 The logits of a picture do not fit into a CPU's caches: each pass over them (product, bias, softmax,
 product) goes to memory and back. Here one chunk goes all the way, and its logits stay in the cache;
@@ -15,22 +15,15 @@ The tracer writes one operator for each attention; ``attention_nodes`` spells it
 
 from __future__ import annotations
 
-import copy
 import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppsr.models.atd import ATD, Layer, LayerGroup, Layout
 from ppsr.models.attention import WindowAttention, Windows
 from ppsr.models.category import Groups
 from ppsr.models.category_attention import CategoryAttention
-from ppsr.models.dictionary import DictionaryAttention
-from ppsr.models.feed_forward import ConvFeedForward
-
-from .biases import pass_value_bias
-from .fold import drop_refinement_bias, fold_norms
 
 DOMAIN, OPERATOR = "ppsr", "ChunkedAttention"
 """What the tracer writes for ``ChunkedAttention``."""
@@ -159,106 +152,6 @@ class ChunkedCategoryAttention(CategoryAttention):
         shared = None if groups.key is None else self.attention.widened(groups.key[:1])
         out: Tensor = self.attention(tokens, shared=shared)
         return out
-
-
-class ChunkedLayer(Layer):
-    """``Layer`` with both attentions in chunks of so many windows and groups."""
-
-    attn_aca: ChunkedCategoryAttention
-
-    def __init__(self, original: Layer, windows: int, groups: int) -> None:
-        nn.Module.__init__(self)
-        self.shifted, self.refines = original.shifted, original.refines
-        for name, module in original.named_children():
-            setattr(self, name, module)
-        if self.refines:
-            self.sigma = original.sigma
-        self.attn_win = ChunkedWindowAttention(original.wqkv, original.attn_win, windows)  # type: ignore[assignment]
-        self.attn_aca = ChunkedCategoryAttention(original.wqkv, original.attn_aca, groups)
-        del self.wqkv
-
-    def attend(self, u: Tensor, similarity: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Both attentions in chunks; u: 1 T C -> x_win, x_aca."""
-        x_win = self.attn_win(u, layout.shifted if self.shifted else layout.plain)
-        places = padded(layout.groups.place[0], self.attn_aca.chunk * self.attn_aca.group)
-        groups = layout.groups._replace(place=places.unsqueeze(0))
-        return x_win, self.attn_aca(u, similarity, x_win, groups)
-
-
-class TokenFeedForward(ConvFeedForward):
-    """ConvFeedForward whose map is read as rows of tokens: channels last, which CPUs prefer."""
-
-    def __init__(self, original: ConvFeedForward) -> None:
-        nn.Module.__init__(self)
-        self.fc1, self.dwconv, self.fc2 = original.fc1, original.dwconv, original.fc2
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """x: 1 T C -> 1 T C."""
-        z = F.gelu(self.fc1(x))
-        y = self.dwconv.depthwise_conv(z.reshape(1, *size, -1).permute(0, 3, 1, 2))
-        out: Tensor = self.fc2(z + y.permute(0, 2, 3, 1).reshape(z.shape))
-        return out
-
-
-class SpeltNorm(nn.Module):
-    """A LayerNorm without affine part, step by step: onnxruntime's own is slower on short rows."""
-
-    def __init__(self, original: nn.LayerNorm) -> None:
-        super().__init__()
-        self.eps = original.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        return centred * ((centred * centred).mean(-1, keepdim=True) + self.eps).rsqrt()
-
-
-class UnitDictionaryAttention(DictionaryAttention):
-    """``DictionaryAttention`` whose vectors of length 1 are one operator each."""
-
-    @torch.no_grad()
-    def __init__(self, original: DictionaryAttention) -> None:
-        nn.Module.__init__(self)
-        self.entries, self.wq, self.wk, self.wv = (
-            *(original.entries, original.wq),
-            *(original.wk, original.wv),
-        )
-        self.scale = nn.Parameter(1 + original.scale.clamp(0, 1) * math.log(self.entries))
-
-    def forward(self, x: Tensor, dictionary: Tensor) -> tuple[Tensor, Tensor]:
-        """x: B T C, dictionary: B K C -> output B T C, similarity B T K."""
-        q, k = _of_length_1(self.wq(x)), _of_length_1(self.wk(dictionary))
-        similarity = (q @ (k * self.scale.unsqueeze(-1)).transpose(-2, -1)).softmax(-1)
-        return similarity @ self.wv(dictionary), similarity
-
-
-def _of_length_1(x: Tensor) -> Tensor:
-    if not torch.compiler.is_exporting():
-        return F.normalize(x, dim=-1)
-    unit: Tensor = torch.onnx.ops.symbolic(
-        "LpNormalization", [x], {"axis": -1, "p": 2}, dtype=x.dtype, shape=x.shape
-    )
-    return unit
-
-
-def fold_for_cpu(
-    network: ATD, windows: int = 1, groups: int = 1, *, spell_norms: bool = False
-) -> ATD:
-    """Return a copy of ``network`` in this form, with what ``fold`` rewrites and CPUs gain from."""
-    folded = copy.deepcopy(network)
-    for module in folded.modules():
-        if not isinstance(module, LayerGroup):
-            continue
-        for place, layer in enumerate(module.layers):
-            assert isinstance(layer, Layer)
-            fold_norms(layer)
-            drop_refinement_bias(layer)
-            layer.attn_atd = UnitDictionaryAttention(layer.attn_atd)
-            pass_value_bias(layer)
-            if spell_norms:
-                layer.norm1, layer.norm2 = SpeltNorm(layer.norm1), SpeltNorm(layer.norm2)  # type: ignore[assignment]
-            layer.convffn = TokenFeedForward(layer.convffn)
-            module.layers[place] = ChunkedLayer(layer, windows, groups)
-    return folded
 
 
 def padded(index: Tensor, multiple: int) -> Tensor:

@@ -34,9 +34,8 @@ class NormedDictionaryAttention(DictionaryAttention):
         nn.Module.__init__(self)
         self.first, self.entries, self.wv = first, original.entries, original.wv
         self.wq, self.wk = _mirrored(original.wq), _mirrored(original.wk)
-        sharpness = 1 + original.scale.clamp(0, 1) * math.log(self.entries)
         width = self.wq.out_features  # 2r
-        self.scale = nn.Parameter(sharpness / width)
+        self.scale = nn.Parameter(original.sharpness() / width)
         # With ones and zeros, that all layers share: TensorRT makes constants of its own of none.
         self.norm = nn.LayerNorm(width, EPSILON).to(original.scale)
 

@@ -12,7 +12,7 @@ from ppsr.models.atd import ATD
 from ppsr.runtime.artefact import Tuning
 
 from .attention_nodes import spell_linear, spell_scans
-from .chunked import fold_for_cpu
+from .cpu_layer import fold_for_cpu
 from .engine_surgery import ENGINE_PASSES
 from .fold import fold
 from .index_surgery import INDEX_PASSES

@@ -24,9 +24,12 @@ class DictionaryAttention(nn.Module):
         """x: B T C, dictionary: B K C -> output B T C, similarity B T K (rows sum to 1)."""
         q = F.normalize(self.wq(x), dim=-1)
         k = F.normalize(self.wk(dictionary), dim=-1)
-        sharpness = 1 + self.scale.clamp(0, 1) * math.log(self.entries)
-        similarity = (q @ (k * sharpness.unsqueeze(-1)).transpose(-2, -1)).softmax(-1)
+        similarity = (q @ (k * self.sharpness().unsqueeze(-1)).transpose(-2, -1)).softmax(-1)
         return similarity @ self.wv(dictionary), similarity
+
+    def sharpness(self) -> Tensor:
+        """Return the factor on the cosines of each entry. -> K."""
+        return 1 + self.scale.clamp(0, 1) * math.log(self.entries)
 
 
 class DictionaryRefinement(nn.Module):

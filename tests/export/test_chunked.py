@@ -14,12 +14,10 @@ from ppsr.export.chunked import (
     WIDTH,
     ChunkedAttention,
     ChunkedCategoryAttention,
-    ChunkedLayer,
     ChunkedWindowAttention,
-    TokenFeedForward,
-    fold_for_cpu,
     padded,
 )
+from ppsr.export.cpu_layer import ChunkedLayer, TokenFeedForward, fold_for_cpu
 from ppsr.models import build
 from ppsr.models.atd import ATD, Layer
 from ppsr.models.config import PurePass

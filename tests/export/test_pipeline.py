@@ -17,7 +17,7 @@ import torch
 
 from ppsr.calibration.photo import sample_photo
 from ppsr.export import export, pipeline
-from ppsr.export.chunked import ChunkedLayer
+from ppsr.export.cpu_layer import ChunkedLayer
 from ppsr.export.options import ExportOptions, Profile
 from ppsr.export.pipeline import export_model
 from ppsr.models.errors import CheckpointError, ParityError, PpsrError, UsageError
