@@ -62,7 +62,8 @@ that a machine that slows down does not change them.
 ## The graphs
 
 `--target onnxruntime` and `--target openvino` export the same network as other graphs
-(`export/cpu_layer.py`, `export/chunked.py`, `export/attention_nodes.py`); each is plain ONNX, verified like any other.
+(`export/cpu_layer.py`, `export/chunked.py`, `export/attention_nodes.py`); each is plain ONNX,
+verified like any other.
 
 - A picture's attention logits do not fit into a CPU's caches: product, bias, softmax and product
   each went through memory. For onnxruntime a Scan takes 4 windows or 8 groups at a time from their
