@@ -27,25 +27,23 @@ from ppsr.calibration.crops import sample_crops
 from ppsr.export.compose import write_metadata
 from ppsr.export.engine import list_layers
 from ppsr.export.fold import fold
+from ppsr.export.graph_backend import GraphBackend
 from ppsr.export.islands import CAUTIOUS, ISLANDS, Island
 from ppsr.export.layers import COMPUTING
 from ppsr.export.pipeline import SURGERY
 from ppsr.export.precision import to_fp16
 from ppsr.export.reference import Reference
-from ppsr.export.rounding import round_fp16
 from ppsr.export.trace import trace_network
 from ppsr.export.verify import GraphRun
 from ppsr.models import build
 from ppsr.models.atd import ATD
 from ppsr.runtime import bench
-from ppsr.runtime.artefact import OUTPUT, Artefact
-from ppsr.runtime.backend import Arrays, Closing
+from ppsr.runtime.artefact import Artefact
 from ppsr.runtime.command import reports_errors
 from ppsr.runtime.dataset import PictureSet, find_sets, read_ground_truth
 from ppsr.runtime.evaluation import Method, evaluate
 from ppsr.runtime.files import write_atomically
 from ppsr.runtime.imresize import degrade
-from ppsr.runtime.ort import open_session
 from ppsr.runtime.upscaler import Upscaler
 from ppsr.runtime.versions import installed
 
@@ -98,8 +96,11 @@ def measure(data: Path) -> None:
     full = write_metadata(traced, replace(artefact, precision="fp32"))
     with ExitStack() as stack:
         methods = [
-            Method(name, stack.enter_context(Upscaler(_Rounded(model, artefact))).upscale, {})
-            for name, model in (("fp32", full), ("fp16", round_fp16(half)[0]))
+            Method(name, stack.enter_context(Upscaler(backend)).upscale, {})
+            for name, backend in (
+                ("fp32", GraphBackend(full, artefact, optimise=False)),
+                ("fp16", GraphBackend(half, artefact)),
+            )
         ]
         found = evaluate(methods, list(pictures.values()), SCALE)
     content = {
@@ -194,24 +195,6 @@ PSNR of Y, unrounded, dB, of the routed graph in FP32 and in FP16, rounded as ab
 Measured with `python benchmarks/precision.py measure ../shared/data/eval`, on
 {content["machine"]["cpu"]}.
 """
-
-
-class _Rounded(Closing):
-    """A graph of the routed form, in memory, as a backend."""
-
-    device = "CPU"
-    wants_active = True
-    profiles = ()
-
-    def __init__(self, model: onnx.ModelProto, artefact: Artefact) -> None:
-        self.artefact = artefact
-        self._session = open_session(model.SerializeToString(), optimise=False)
-
-    def run(self, feed: Arrays) -> dict[str, npt.NDArray[Any]]:
-        return {OUTPUT: self._session.run([OUTPUT], dict(feed))[0]}
-
-    def close(self) -> None:
-        self._session = None
 
 
 def _half(

@@ -27,6 +27,11 @@ def export(
     model: ModelName = "pp-atd-light",
     weights: str | Path | None = "default",
     fp16: bool = False,
+    int8: bool = False,
+    calibration: str | Path | None = None,
+    data: str | Path | None = None,
+    estimator: str = "mse",
+    recipe: str | Path | None = None,
     form: Form | Literal["both"] = "both",
     opset: int = 20,
     output: str | Path = "artifacts",
@@ -41,7 +46,8 @@ def export(
 
     The arguments are the fields of ``ppsr.export.options.ExportOptions``; ``profiles`` None are
     the default ones. Raises UsageError, CheckpointError for the weights, BackendUnavailable where
-    an extra or the ``target`` is missing, PrecisionError where FP16 cannot hold the weights,
+    an extra or the ``target`` is missing, PrecisionError where FP16 cannot hold the weights or INT8
+    lacks a range,
     ParityError where a graph does not do what the network does, PpsrError where TensorRT or the
     disk refuses.
     """
@@ -52,6 +58,11 @@ def export(
         model=model,
         weights=weights,
         fp16=fp16,
+        int8=int8,
+        calibration=None if calibration is None else Path(calibration),
+        data=None if data is None else Path(data),
+        estimator=estimator,
+        recipe=None if recipe is None else Path(recipe),
         form=form,
         opset=opset,
         output=Path(output),

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from ppsr.calibration.estimators import ESTIMATORS
 from ppsr.models.config import MODEL_NAMES, SCALES
 from ppsr.runtime.command import reports_errors
 from ppsr.runtime.sidecar import Size
@@ -68,6 +69,28 @@ def _profiles(shapes: dict[str, Size | None]) -> tuple[Profile, ...]:
     help="A .pth or .safetensors file of ATD-light v1.",
 )
 @click.option("--fp16", is_flag=True, help="FP16 but for named FP32 islands; inputs stay FP32.")
+@click.option(
+    "--int8", is_flag=True, help="INT8 in linear layers and convolutions but the first and last."
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Ranges for --int8, written by an earlier export.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Ground-truth pictures to take the ranges for --int8 from.",
+)
+@click.option("--estimator", type=click.Choice(ESTIMATORS), default="mse", help="Of ranges.")
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Each layer in its own precision, as ppsr-calibrate found.",
+)
 @click.option("--form", type=click.Choice(["both", *FORMS]), default="both")
 @click.option("--opset", type=click.Choice([str(o) for o in OPSETS]), default=str(OPSETS[0]))
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("artifacts"))
@@ -118,6 +141,8 @@ def main(scale: str, opset: str, no_verify: bool, **values: Any) -> None:
     export = load_pipeline().export_model(options, progress, on_phase)
     for made in export.models:
         _describe(console, made)
+    if export.ranges:
+        _tell(console, f"\n{export.ranges}: the ranges, for --calibration")
     if export.plan:
         _describe_plan(console, export.plan)
     else:

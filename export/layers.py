@@ -56,11 +56,22 @@ def require_fp16(layers: Sequence[LayerInfo], islands: Sequence[Island] = ISLAND
         raise ParityError("FP16 was asked for, but nothing in the engine's network is FP16")
 
 
+def require_int8(layers: Sequence[LayerInfo]) -> None:
+    """Raise ParityError unless something is quantised to INT8.
+
+    What multiplies has FLOAT outputs then, too: TensorRT fuses it with what quantises its inputs.
+    """
+    if not any("INT8" in layer.outputs for layer in layers):
+        raise ParityError("INT8 was asked for, but nothing in the engine's network is INT8")
+
+
 def summary(layers: Sequence[LayerInfo]) -> str:
     """Tell in one line how many layers there are, and what the computing ones compute in."""
     types = Counter(layer.outputs[0] for layer in layers if layer.kind in COMPUTING)
     spelt = ", ".join(f"{count} {kind}" for kind, count in sorted(types.items()))
-    return f"{len(layers)} layers; of those that compute {spelt}"
+    quantised = sum(layer.kind == "QUANTIZE" for layer in layers)
+    told = f"; {quantised} tensors are quantised" if quantised else ""
+    return f"{len(layers)} layers; of those that compute {spelt}{told}"
 
 
 def to_json(layers: Sequence[LayerInfo], engine: Any) -> str:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from ppsr.calibration.estimators import ESTIMATORS
 from ppsr.models.config import MODEL_NAMES, SCALES, ModelName, PurePass
 from ppsr.models.errors import UsageError
 from ppsr.models.pure_pass import GRID
-from ppsr.runtime.artefact import Form, Tuning
+from ppsr.runtime.artefact import Form, Precision, Tuning
 from ppsr.runtime.sidecar import ShapeRange, Size
 
 FORMS: tuple[Form, ...] = ("self-contained", "routed")
@@ -74,6 +75,16 @@ class ExportOptions:
     weights: str | Path | None = "default"
     """A .pth or .safetensors file of ATD-light v1; None: random ones, the same every time."""
     fp16: bool = False
+    int8: bool = False
+    """All layers but the first and the last convolution; needs ``calibration`` or ``data``."""
+    calibration: Path | None = None
+    """A file of activation ranges that an earlier export has written."""
+    data: Path | None = None
+    """Ground-truth pictures, a folder or a file, to take the ranges from."""
+    estimator: str = "mse"
+    """How a range follows from what ``data`` shows, one of ``estimators.ESTIMATORS``."""
+    recipe: Path | None = None
+    """A file of ppsr-calibrate: each layer in a precision of its own."""
     form: Form | Literal["both"] = "both"
     opset: int = OPSETS[0]
     output: Path = Path("artifacts")
@@ -100,11 +111,12 @@ class ExportOptions:
         _require("target", self.target, TARGETS)
         if self.inspect and not self.may_build:
             raise UsageError(f"expected an engine to inspect, got the target {self.target}")
-        if self.fp16 and self.tuning != "any":
+        self._require_one_precision()
+        if self.precision != "fp32" and self.tuning != "any":
             raise UsageError(
-                f"expected no fp16 for the target {self.target}, which is for CPUs: they compute "
-                "in FP32 (OpenVINO also in BF16, chosen when the file is run); leave it out, or "
-                "take the target onnx"
+                f"expected no {self.precision} for the target {self.target}, which is for CPUs: "
+                "they compute in FP32 (OpenVINO also in BF16, chosen when the file is run); leave "
+                "it out, or take the target onnx"
             )
         if not self.profiles:
             raise UsageError("expected at least one profile, got none")
@@ -115,6 +127,30 @@ class ExportOptions:
         if self.weights == "":
             raise UsageError("expected the path of a weights file, got an empty one")
         _require_folder(self.output)
+
+    def _require_one_precision(self) -> None:
+        """Raise UsageError for options that ask for two precisions, or for half of one."""
+        _require("estimator", self.estimator, ESTIMATORS)
+        asked = [
+            name for name in ("fp16", "int8", "recipe") if getattr(self, name) not in (False, None)
+        ]
+        if len(asked) > 1:
+            raise UsageError(f"expected one precision, got {' and '.join(asked)}; leave one out")
+        sources = [name for name in ("calibration", "data") if getattr(self, name) is not None]
+        if self.int8 and len(sources) != 1:
+            raise UsageError(
+                "expected int8 to come with ranges, calibration FILE, or with data DIR to take "
+                f"them from, got {' and '.join(sources) or 'neither'}"
+            )
+        if sources and not self.int8:
+            raise UsageError(f"{sources[0]} is for int8; add it, or leave {sources[0]} out")
+
+    @property
+    def precision(self) -> Precision:
+        """What the files are made in."""
+        if self.recipe is not None:
+            return "mixed"
+        return "int8" if self.int8 else "fp16" if self.fp16 else "fp32"
 
     @property
     def tuning(self) -> Tuning:

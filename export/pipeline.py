@@ -14,6 +14,7 @@ import onnx
 
 from ppsr.calibration.crops import sample_crops
 from ppsr.calibration.photo import sample_photo
+from ppsr.calibration.samples import Samples
 from ppsr.models import build
 from ppsr.models.atd import ATD
 from ppsr.models.errors import PpsrError
@@ -26,10 +27,10 @@ from .attention_nodes import share_weights
 from .compose import join_front_end, write_metadata
 from .engine import OnPhase
 from .flavour import choose_flavour
+from .lowering import lowering, read_told, take_ranges
 from .naming import name_nodes
 from .options import ExportOptions
 from .plans import Planned, make_plans, now
-from .precision import to_fp16
 from .reference import Reference
 from .trace import trace_front_end, trace_network, trace_router
 from .tuning import RECIPES, SURGERY, Stage
@@ -65,6 +66,8 @@ class Export:
     models: tuple[Exported, ...]
     plan: Planned | None
     """None where no engine was asked for, or, with "auto", none can be built here."""
+    ranges: Path | None = None
+    """Where the activation ranges lie that were taken for this export."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -91,31 +94,42 @@ def export_model(
     """Export, verify and publish every form asked for, all of them or none; then the engine.
 
     Raises BackendUnavailable where the target is missing, CheckpointError for the weights,
-    PrecisionError where FP16 cannot hold them, ParityError where a graph does not do what the
+    UsageError for pictures, ranges and recipes that do not fit, PrecisionError where FP16 cannot
+    hold the weights or INT8 lacks a range, ParityError where a graph does not do what the
     network does, PpsrError where TensorRT or the disk refuses. What an engine fails of, the ONNX
     files survive.
     """
     flavour = choose_flavour(options.target)
+    told = read_told(options)
     with progress("load weights"):
         network = build(options.model, options.scale, options.weights, pure_pass=options.pure_pass)
     recipe = RECIPES[options.tuning]
     with progress("trace the network"):
         traced = trace_network(recipe.fold(network), options.opset)
     traced = _apply(recipe.stages, traced, progress)
+    files: dict[Path, bytes] = {}
+    ranges = None
+    if isinstance(told, Samples):
+        with progress(f"take ranges from {len(told)} crops"):
+            artefact = _artefact(options, "routed", "fp32", network)
+            told = take_ranges(traced, artefact, (one.lr for one in told), options.estimator)
+        ranges = options.output / f"{options.model}_x{options.scale}_int8.ranges.json"
+        files[ranges] = told.to_text().encode()
+    lower = lowering(options, told, traced, network.weights_sha256)
     reference = Reference(network)
     forms = options.forms if flavour is None else tuple(dict.fromkeys((*options.forms, "routed")))
-    graphs = [_make(options, form, traced, reference, progress) for form in forms]
+    graphs = [_make(options, form, lower, traced, reference, progress) for form in forms]
     if "routed" in forms and network.config.pure_pass:
         graphs.append(_make_router(options, network, progress))
     published = [graph for graph in graphs if graph.exported.artefact.form in options.forms]
     if "routed" in options.forms:
         published += [graph for graph in graphs if graph.exported.artefact.form == "routing"]
     with progress("publish"):
-        _publish(options.output, _files(published))
+        _publish(options.output, files | _files(published))
     plan = None
     if flavour is not None:
         plan = _build_plans(options, flavour, graphs, progress, on_phase)
-    return Export(tuple(graph.exported for graph in published), plan)
+    return Export(tuple(graph.exported for graph in published), plan, ranges)
 
 
 def _apply(stages: Sequence[Stage], model: onnx.ModelProto, progress: Progress) -> onnx.ModelProto:
@@ -128,20 +142,21 @@ def _apply(stages: Sequence[Stage], model: onnx.ModelProto, progress: Progress) 
 def _make(
     options: ExportOptions,
     form: Form,
+    lower: Stage | None,
     traced: onnx.ModelProto,
     reference: Reference,
     progress: Progress,
 ) -> _Graph:
     """Make one form of the network, in the precision asked for, and verify it."""
-    # The FP32 graph is made and judged for an FP16 export too: it has the tight bounds.
-    precisions: Sequence[Precision] = ("fp32", "fp16") if options.fp16 else ("fp32",)
+    # The FP32 graph is made and judged for every other export too: it has the tight bounds.
+    precisions: Sequence[Precision] = tuple(dict.fromkeys(("fp32", options.precision)))
     join = _joining(form, reference.network, options, progress)
     for precision in precisions if options.verify else precisions[-1:]:
         artefact = _artefact(options, form, precision, reference.network)
-        halve: list[Stage] = [("precision fp16", to_fp16)] if precision == "fp16" else []
+        lowered = [lower] if lower and precision != "fp32" else []
         describe: Stage = ("metadata", partial(write_metadata, artefact=artefact))
         share: Stage = ("share the weights", share_weights)
-        model = _apply([*halve, *join, share, describe], traced, progress)
+        model = _apply([*lowered, *join, share, describe], traced, progress)
         parity: list[Parity] = []
         if options.verify:
             with progress(f"verify {form} {precision}"):

@@ -23,7 +23,7 @@ from ppsr.runtime.sidecar import (
 
 from .engine import Built, OnPhase, build_plan, list_layers, tell_layers
 from .flavour import gpu_at_hand
-from .layers import LayerInfo, require_fp16, to_json
+from .layers import LayerInfo, require_fp16, require_int8, to_json
 from .options import ExportOptions
 
 
@@ -47,15 +47,17 @@ def make_plans(
 ) -> Planned:
     """Build from the routed graph and from its router (None: there is nothing to route).
 
-    Each comes with the sidecar of its ONNX file. Raises ParityError where FP16 was asked for and
-    the network has something else, PpsrError where TensorRT refuses, KeyboardInterrupt after
-    Ctrl-C.
+    Each comes with the sidecar of its ONNX file. Raises ParityError where FP16 or INT8 was
+    asked for and the network has something else, PpsrError where TensorRT refuses,
+    KeyboardInterrupt after Ctrl-C.
     """
     model, described = network
     takes_active = described.artefact.takes_active
     profiles = [profile.shape_range(takes_active) for profile in options.profiles]
-    if options.fp16:
+    if options.precision == "fp16":
         require_fp16(list_layers(model, flavour))
+    if options.precision == "int8":
+        require_int8(list_layers(model, flavour))
     built = build_plan(model, profiles, flavour, on_phase, detailed=options.inspect)
     sidecar = _described(described, built, flavour)
     assert sidecar.plan is not None

@@ -7,7 +7,7 @@ here, by construction: every float node is FP16 or FP32, and a Cast stands on ea
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,8 +27,33 @@ def to_fp16(model: onnx.ModelProto, islands: Sequence[Island] = ISLANDS) -> onnx
     Raises PrecisionError where a constant would overflow in FP16, or a single number (an epsilon)
     vanish.
     """
+    is_island = finder(islands)
+    return halve(model, lambda name: not is_island(name))
+
+
+def finder(islands: Sequence[Island]) -> Callable[[str], bool]:
+    """Return what tells of a node, by its name, whether it is in one of ``islands``."""
+    pattern = re.compile("|".join(f"(?:{island.pattern})" for island in islands) or r"(?!)")
+    return lambda name: pattern.search(name) is not None
+
+
+def halve(model: onnx.ModelProto, is_half: Callable[[str], bool]) -> onnx.ModelProto:
+    """Return the graph with those float nodes in FP16 whose name ``is_half`` takes.
+
+    Raises as ``to_fp16``.
+    """
     typed = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    return _Halving(typed, islands).model()
+    return _Halving(typed, is_half).model()
+
+
+def holds_fp16(model: onnx.ModelProto) -> bool:
+    """Tell whether anything in a graph is FP16: whatever is was cast, inputs are FP32."""
+    return any(
+        attribute.name == "to" and attribute.i == HALF
+        for node in model.graph.node
+        if node.op_type == "Cast"
+        for attribute in node.attribute
+    ) or any(tensor.data_type == HALF for tensor in model.graph.initializer)
 
 
 @dataclass
@@ -36,7 +61,7 @@ class _Halving:
     """One conversion: the tensors known so far, in the types they exist in."""
 
     source: onnx.ModelProto
-    islands: Sequence[Island]
+    is_half: Callable[[str], bool]
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: dict[str, TensorProto] = field(default_factory=dict)
     native: dict[str, int] = field(default_factory=dict)
@@ -46,7 +71,6 @@ class _Halving:
 
     def model(self) -> onnx.ModelProto:
         graph = self.source.graph
-        keep = re.compile("|".join(f"(?:{island.pattern})" for island in self.islands) or r"(?!)")
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         inferred = {
             value.name: value.type.tensor_type.elem_type
@@ -60,7 +84,7 @@ class _Halving:
         }
         outputs = {value.name for value in graph.output}
         for node in graph.node:
-            precision = FLOAT if keep.search(node.name) else HALF
+            precision = HALF if self.is_half(node.name) else FLOAT
             self._convert(node, precision, inferred, outputs)
 
         half = onnx.ModelProto()

@@ -51,7 +51,7 @@ class VerifyOptions:
     data: tuple[Path, ...] = ()
     """Ground truth, folders and pictures; none: crops of the sample photo."""
     max_psnr_drop: float | None = None
-    """dB; None: 0.01 for FP32, 0.02 for FP16."""
+    """dB; None: what ``proof.MAX_PSNR_DROP`` has for the precision."""
     device: Device = "auto"
     """Of model files. The eager network always runs on the CPU."""
     threads: int | None = None

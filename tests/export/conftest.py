@@ -22,6 +22,7 @@ from ppsr.calibration.crops import Crop, sample_crops
 from ppsr.export import cli, contestants, pipeline, reference, reproof
 from ppsr.export.attention_nodes import share_weights
 from ppsr.export.compose import join_front_end, write_metadata
+from ppsr.export.lowering import take_ranges
 from ppsr.export.naming import name_nodes
 from ppsr.export.precision import to_fp16
 from ppsr.export.trace import trace_front_end, trace_network
@@ -184,6 +185,21 @@ def graph(
         return write_metadata(share_weights(model), artefact), artefact
 
     return make
+
+
+@pytest.fixture(scope="session")
+def amax(
+    body: Callable[..., onnx.ModelProto],
+    network: Callable[..., ATD],
+    photo: Callable[..., Rgb],
+) -> dict[str, float]:
+    """The largest absolute value at each site of the tiny network, on a photo. Do not change it."""
+    settings = network().config
+    artefact = Artefact(
+        settings.name, 2, "routed", "fp32", OPSET, "7" * 64, "0.1.0", settings.pure_pass
+    )
+    pictures = [photo("coffee", 64, 96), photo()]
+    return dict(take_ranges(body(), artefact, pictures, "minmax", threads=1).amax)
 
 
 @pytest.fixture(scope="session")

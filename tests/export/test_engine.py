@@ -17,12 +17,14 @@ from typing import Any
 import onnx
 import pytest
 
+from ppsr.calibration.ranges import Ranges, write_ranges
 from ppsr.export import flavour as flavours
 from ppsr.export import plans
 from ppsr.export.engine import build_plan
 from ppsr.export.flavour import choose_flavour, gpu_at_hand, load_flavour, why_no_engine
+from ppsr.export.graph_backend import graph_sha256
 from ppsr.export.islands import CAUTIOUS, ISLANDS
-from ppsr.export.layers import COMPUTING, LayerInfo, require_fp16, summary
+from ppsr.export.layers import COMPUTING, LayerInfo, require_fp16, require_int8, summary
 from ppsr.export.options import DEFAULT_PROFILES, Profile
 from ppsr.models.errors import BackendUnavailable, ParityError, PpsrError
 from ppsr.runtime.sidecar import Flavour, read_sidecar, routing_path, sha256
@@ -113,6 +115,13 @@ class TestPrecision:
     def test_islands_are_fp32_and_the_rest_fp16(self) -> None:
         require_fp16(self.GOOD, self.ISLANDS)
         assert summary(self.GOOD) == "3 layers; of those that compute 1 FLOAT, 1 HALF"
+
+    def test_the_summary_and_the_check_see_int8(self) -> None:
+        quantised = [*self.GOOD, LayerInfo("a/input", "QUANTIZE", ("INT8",))]
+        assert summary(quantised).endswith("1 FLOAT, 1 HALF; 1 tensors are quantised")
+        require_int8(quantised)
+        with pytest.raises(ParityError, match="nothing in the engine's network is INT8"):
+            require_int8(self.GOOD)
 
     @pytest.mark.parametrize(
         ("number", "precision", "words"),
@@ -277,15 +286,32 @@ class TestRtx:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        from ppsr.export import pipeline
+        from ppsr.export import lowering, pipeline
 
-        monkeypatch.setattr(pipeline, "to_fp16", lambda model: model)
+        monkeypatch.setattr(lowering, "to_fp16", lambda model: model)
         monkeypatch.setattr(pipeline, "verify", lambda *_: [])
         result = command("--fp16", "--target", "tensorrt-rtx", "-o", tmp_path)
         assert result.exit_code == 3
         assert "to be HALF, it is FLOAT" in result.stderr
         assert list(tmp_path.glob("*.plan*")) == []
         assert len(list(tmp_path.glob("*.onnx"))) == 3
+
+    def test_int8_becomes_a_plan(
+        self,
+        tiny_export: None,
+        command: Callable,
+        body: Callable,
+        amax: dict[str, float],
+        tmp_path: Path,
+    ) -> None:
+        ranges = tmp_path / "ranges.json"
+        write_ranges(ranges, Ranges(graph_sha256(body()), "minmax", 2, amax))
+        shapes = ("--min-shape", "16x16", "--opt-shape", "64x64", "--max-shape", "96x96")
+        arguments = ("--int8", "--calibration", ranges, "--form", "routed", *shapes)
+        result = command(*arguments, "--target", "tensorrt-rtx", "-o", tmp_path)
+        assert result.exit_code == 0, result.output
+        (plan,) = (path for path in tmp_path.glob("*.plan") if "routing" not in path.name)
+        assert plan.name.startswith("pp-atd-light_x2_int8_rtx")
 
 
 def test_a_target_that_is_missing_ends_before_anything_slow(

@@ -13,6 +13,7 @@ from ppsr.export.tuning import RECIPES
 from ppsr.models.errors import UsageError
 from ppsr.runtime.artefact import Tuning
 
+HERE = Path(__file__)
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"scale": 5}, "expected scale to be one of 2, 3, 4, got 5"),
     ({"scale": "2"}, "expected scale to be one of 2, 3, 4, got '2'"),
@@ -21,7 +22,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"opset": 19}, "expected opset to be one of 20, 21, 22, got 19"),
     ({"atol": 0.0}, "expected an atol above 0, got 0"),
     ({"atol": float("nan")}, "expected an atol above 0, got nan"),
-    ({"output": Path(__file__)}, "is a file"),
+    ({"output": HERE}, "is a file"),
+    ({"int8": True}, "calibration FILE, or with data DIR to take them from, got neither"),
+    ({"int8": True, "calibration": HERE, "data": HERE}, "got calibration and data"),
+    ({"calibration": HERE}, "calibration is for int8; add it, or leave calibration out"),
+    ({"data": HERE, "fp16": True}, "data is for int8; add it, or leave data out"),
+    ({"int8": True, "data": HERE, "fp16": True}, "expected one precision, got fp16 and int8"),
+    ({"recipe": HERE, "fp16": True}, "expected one precision, got fp16 and recipe"),
+    ({"estimator": "mean"}, "expected estimator to be one of minmax, "),
+    ({"recipe": HERE, "target": "openvino"}, "expected no mixed for the target openvino, which"),
+    ({"int8": True, "data": HERE, "target": "onnxruntime"}, "expected no int8 for the target onnx"),
 ]
 
 
@@ -34,6 +44,10 @@ def test_refuses(options: dict[str, Any], message: str) -> None:
 def test_derived_values() -> None:
     assert ExportOptions().forms == FORMS == ("self-contained", "routed")
     assert ExportOptions(form="routed").forms == ("routed",)
+    assert ExportOptions().precision == "fp32"
+    assert ExportOptions(fp16=True).precision == "fp16"
+    assert ExportOptions(int8=True, data=HERE).precision == "int8"
+    assert ExportOptions(recipe=HERE).precision == "mixed"
 
 
 def test_profiles_are_rounded_up_to_the_grid() -> None:

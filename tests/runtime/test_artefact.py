@@ -9,7 +9,7 @@ import pytest
 
 from ppsr.models.config import PurePass
 from ppsr.models.errors import ArtefactError
-from ppsr.runtime.artefact import Artefact, Tuning
+from ppsr.runtime.artefact import Artefact, Precision, Tuning
 
 OWN = PurePass(window=4, shift=0, compensation=False, centres=((0, 0, 0), (88, 88, 88)))
 SETTINGS = {"window": 8, "shift": 4, "compensation": True, "centres": [[1, 2, 3]]}
@@ -27,6 +27,13 @@ def test_what_it_is_tuned_for_comes_back(identity: Callable, form: str, tuning: 
     artefact = replace(identity(form=form), tuned_for=tuning)
     assert artefact.to_metadata()["tuned_for"] == tuning
     assert Artefact.from_metadata(artefact.to_metadata(), "it") == artefact
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_the_precision_comes_back(identity: Callable, precision: Precision) -> None:
+    artefact = replace(identity(), precision=precision)
+    assert Artefact.from_metadata(artefact.to_metadata(), "it") == artefact
+    assert artefact.stem == f"pp-atd-light_x2_{precision}"
 
 
 def test_files_from_before_were_tuned_for_any_runtime(identity: Callable) -> None:
@@ -73,7 +80,7 @@ def test_a_missing_key_is_named(identity: Callable, key: str) -> None:
         ("scale", "2.0"),
         ("scale", ""),
         ("form", "ROUTED"),
-        ("precision", "int8"),
+        ("precision", "bf16"),
         ("opset", "twenty"),
         ("tuned_for", ""),
         ("tuned_for", "Any"),
