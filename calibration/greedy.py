@@ -2,10 +2,13 @@
 
 The errors of different groups hardly know of each other, so that their squares add up:
 
-    drop = 10 log10(1 + sum over groups of noise / error in FP32)
+    drop = 10 log10(1 + sum over groups of cost / error in FP32)
 
-Noise and error are means over crops, as if these were parts of one picture: alone, a crop that is
-nearly flat has a PSNR that no picture has, and would lose dB to noise that nobody sees.
+The cost of a group is the squared error that it adds, measured alone. Noise, the squared difference
+from FP32, is no measure of it: one token in another category regroups 128, which changes pixels far
+more than rounding does, and is as often for the better. Cost, noise and error are means over crops,
+as if these were parts of one picture: alone, a crop that is nearly flat has a PSNR that no picture
+has, and would lose dB to noise that nobody sees.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ class Sensitivity:
     saving: float
     """In multiply-adds of FP32 or in bytes."""
     error: float
-    """Noise over the error that FP32 has against ground truth; adds up."""
+    """Its ``cost`` over the error that FP32 has against ground truth; adds up."""
     psnr: float
     """dB between the outputs; inf where they are equal."""
     psnr_drop: float
@@ -69,8 +72,19 @@ class Sensitivity:
     """Share of active tokens in another category."""
 
 
+CHANCE = 0.05
+"""Of the noise of a move, counted even where it adds no error."""
 _Corner = tuple[float, float, LayerPrecision]
 """Saving, error, and what has them."""
+
+
+def cost(found: Score, base: Score) -> float:
+    """Return the squared error against ground truth that a move adds to that in FP32, ``base``.
+
+    At least ``CHANCE`` of its noise: less cannot be told on a few crops. At most all of it.
+    """
+    added = found.mean_error - base.mean_error
+    return min(max(added, CHANCE * found.mean_noise), found.mean_noise)
 
 
 def order_moves(sensitivities: Sequence[Sensitivity]) -> list[Move]:
@@ -121,13 +135,13 @@ def longest(holds: Callable[[int], bool], guess: int, most: int) -> int:
 def predicted_moves(
     order: Sequence[Move], scores: Mapping[Move, Score], base: Score, budget_db: float
 ) -> int:
-    """Return how many moves of ``order`` keep the budget by what their noise adds up to.
+    """Return how many moves of ``order`` keep the budget by what their costs add up to.
 
     scores: of each move alone; base: of the network in FP32, on the same samples.
     """
     for moves in range(1, len(order) + 1):
-        noise = sum(scores[move].mean_noise for move in dict(order[:moves]).items())
-        if 10 * math.log10(1 + noise / base.mean_error) > budget_db:
+        added = sum(cost(scores[move], base) for move in dict(order[:moves]).items())
+        if 10 * math.log10(1 + added / base.mean_error) > budget_db:
             return moves - 1
     return len(order)
 

@@ -21,7 +21,17 @@ import numpy.typing as npt
 
 from ppsr.models.errors import UsageError
 
-from .greedy import Group, Mix, Move, Save, Sensitivity, longest, order_moves, predicted_moves
+from .greedy import (
+    Group,
+    Mix,
+    Move,
+    Save,
+    Sensitivity,
+    cost,
+    longest,
+    order_moves,
+    predicted_moves,
+)
 from .recipe import LayerPrecision
 from .samples import Sample
 from .scores import Candidate, Score, Seen, runs, score
@@ -175,7 +185,7 @@ def _sensitivity(
         group=group.name,
         precision=precision,
         saving=group.saving(precision, save),
-        error=found.mean_noise / base.mean_error,
+        error=cost(found, base) / base.mean_error,
         psnr=found.psnr,
         psnr_drop=10 * math.log10(found.mean_error / base.mean_error),
         flipped=found.flipped,

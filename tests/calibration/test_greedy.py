@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from ppsr.calibration.greedy import (
+    CHANCE,
     Group,
     Sensitivity,
+    cost,
     longest,
     order_moves,
     predicted_moves,
@@ -115,11 +117,24 @@ def test_where_it_is_not_monotone_it_ends_at_an_edge() -> None:
         assert found + 1 not in held
 
 
+def test_a_move_costs_what_it_adds_to_the_error() -> None:
+    """Not its noise: pixels that are regrouped change far, and as often for the better."""
+    base = Score((30.0,), (1e-3,), (0.0,), (0.0,), None)
+
+    def moved(error: float, noise: float) -> float:
+        return cost(Score((30.0,), (error,), (noise,), (noise,), None), base)
+
+    assert moved(1.2e-3, 8e-4) == pytest.approx(2e-4)
+    assert moved(0.9e-3, 8e-4) == CHANCE * 8e-4
+    assert moved(2.0e-3, 8e-4) == 8e-4
+
+
 def test_the_prediction_adds_squares() -> None:
     base = Score((30.0, 40.0), (1e-3, 1e-4), (0.0, 0.0), (0.0, 0.0), None)
 
     def noise(*values: float) -> Score:
-        return Score((0.0, 0.0), (0.0, 0.0), values, values, None)
+        added = tuple(one + more for one, more in zip(base.error, values, strict=True))
+        return Score((0.0, 0.0), added, values, values, None)
 
     scores = {
         ("a", "fp16"): noise(1e-5, 1e-6),
