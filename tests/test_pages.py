@@ -48,6 +48,24 @@ def test_the_page_of_speed_is_made_of_the_figures(monkeypatch: pytest.MonkeyPatc
     assert {model["weights_sha256"] for model in models if isinstance(model, dict)} == {weights}
 
 
+def test_the_page_of_int8_is_made_of_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("int8_page")
+    content, half = page.load()
+    assert page.PAGE.read_text() == page.spell(content, half)
+    assert content["measure"]["weights_sha256"] == build("pp-atd-light", 2).weights_sha256
+
+
+def test_the_recipe_keeps_its_budget_on_b100() -> None:
+    """0.05 dB; all in INT8 without a look at the layers loses far more."""
+    content = json.loads((ROOT / "benchmarks/results/int8.json").read_text())
+    truth = {
+        name: row["sets"]["B100"]["psnr_y"] for name, row in content["measure"]["rows"].items()
+    }
+    assert truth["fp32"] - truth["mixed"] <= content["search"]["budget"] == 0.05
+    assert truth["fp32"] - truth["int8, naive"] > 0.2
+
+
 def test_the_default_overlap_was_measured() -> None:
     rows = json.loads((ROOT / "benchmarks/results/tiling.json").read_text())["rows"]
     assert OVERLAP in {row["overlap"] for row in rows}
