@@ -46,8 +46,9 @@ COLUMNS = ("layers", "in", "PSNR", "drop", "flipped", "chosen")
     metavar="FILE",
     default="default",
     show_default="the shipped ones",
-    help="A .pth or .safetensors file of ATD-light v1.",
+    help="A .pth or .safetensors file of the network.",
 )
+@click.option("--ratio", type=float, help="Share of the windows that attend (camixer-atd-light).")
 @click.option(
     "--estimator",
     type=click.Choice(ESTIMATORS),
@@ -138,6 +139,7 @@ def _show(made: Calibrated, options: CalibrateOptions) -> None:
     )
     recipe = shlex.quote(str(options.output))
     scale = f"--scale {options.scale} --model {options.model}"
+    scale += "" if options.ratio is None else f" --ratio {options.ratio:g}"
     weights = (
         "" if options.weights == "default" else f" --weights {shlex.quote(str(options.weights))}"
     )

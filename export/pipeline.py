@@ -16,8 +16,8 @@ from ppsr.calibration.crops import sample_crops
 from ppsr.calibration.photo import sample_photo
 from ppsr.calibration.samples import Samples
 from ppsr.models import build
-from ppsr.models.atd import ATD
 from ppsr.models.errors import PpsrError
+from ppsr.models.network import Network
 from ppsr.runtime.artefact import Artefact, Form, Precision
 from ppsr.runtime.files import replacing_all
 from ppsr.runtime.sidecar import Flavour, Sidecar, sha256, sidecar_path
@@ -102,7 +102,13 @@ def export_model(
     flavour = choose_flavour(options.target)
     told = read_told(options)
     with progress("load weights"):
-        network = build(options.model, options.scale, options.weights, pure_pass=options.pure_pass)
+        network = build(
+            options.model,
+            options.scale,
+            options.weights,
+            pure_pass=options.pure_pass,
+            ratio=options.ratio,
+        )
     recipe = RECIPES[options.tuning]
     with progress("trace the network"):
         traced = trace_network(recipe.fold(network), options.opset)
@@ -113,7 +119,7 @@ def export_model(
         with progress(f"take ranges from {len(told)} crops"):
             artefact = _artefact(options, "routed", "fp32", network)
             told = take_ranges(traced, artefact, (one.lr for one in told), options.estimator)
-        ranges = options.output / f"{options.model}_x{options.scale}_int8.ranges.json"
+        ranges = options.output / f"{artefact.label}_x{options.scale}_int8.ranges.json"
         files[ranges] = told.to_text().encode()
     lower = lowering(options, told, traced, network.weights_sha256)
     reference = Reference(network)
@@ -169,7 +175,7 @@ def _pictures() -> list[npt.NDArray[np.uint8]]:
     return [crop.rgb for crop in sample_crops([("coffee", sample_photo())], VERIFIED_SIZES)]
 
 
-def _make_router(options: ExportOptions, network: ATD, progress: Progress) -> _Graph:
+def _make_router(options: ExportOptions, network: Network, progress: Progress) -> _Graph:
     """Make the graph that finds the active tokens. Its arithmetic is integer: there is one."""
     artefact = _artefact(options, "routing", "fp32", network)
     with progress("trace the routing"):
@@ -182,7 +188,9 @@ def _make_router(options: ExportOptions, network: ATD, progress: Progress) -> _G
     return _described(options, artefact, model, [])
 
 
-def _joining(form: Form, network: ATD, options: ExportOptions, progress: Progress) -> list[Stage]:
+def _joining(
+    form: Form, network: Network, options: ExportOptions, progress: Progress
+) -> list[Stage]:
     """What makes a form of the network: nothing for the routed one."""
     if form == "routed":
         return []
@@ -191,7 +199,9 @@ def _joining(form: Form, network: ATD, options: ExportOptions, progress: Progres
     return [("join the front end", partial(join_front_end, front_end=front, scale=options.scale))]
 
 
-def _artefact(options: ExportOptions, form: Form, precision: Precision, network: ATD) -> Artefact:
+def _artefact(
+    options: ExportOptions, form: Form, precision: Precision, network: Network
+) -> Artefact:
     return Artefact(
         model=options.model,
         scale=options.scale,
@@ -202,6 +212,7 @@ def _artefact(options: ExportOptions, form: Form, precision: Precision, network:
         version=own_version(),
         pure_pass=network.config.pure_pass,
         tuned_for="any" if form == "routing" else options.tuning,
+        ratio=network.config.ratio,
     )
 
 

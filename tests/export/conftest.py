@@ -30,7 +30,7 @@ from ppsr.export.tuning import RECIPES
 from ppsr.export.verify import GraphRun
 from ppsr.models import build
 from ppsr.models.atd import ATD
-from ppsr.models.config import config_for
+from ppsr.models.registry import config_for
 from ppsr.runtime.artefact import Artefact
 from ppsr.runtime.ort import open_session
 from ppsr.runtime.sidecar import Sidecar, sha256, sidecar_path
@@ -58,7 +58,7 @@ def eager_once() -> Iterator[None]:
     run = reference._eager
 
     def once(network: ATD, rgb: Rgb, active: Any, imposed: Any) -> Any:
-        categories = None if imposed is None else tuple(c.tobytes() for c in imposed)
+        categories = None if imposed is None else tuple(c.tobytes() for c in imposed.values())
         key = id(network), rgb.shape, rgb.tobytes(), active.tobytes(), categories
         if key not in kept:
             kept[key] = network, run(network, rgb, active, imposed)  # The network keeps its id.

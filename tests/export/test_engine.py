@@ -288,7 +288,7 @@ class TestRtx:
     ) -> None:
         from ppsr.export import lowering, pipeline
 
-        monkeypatch.setattr(lowering, "to_fp16", lambda model: model)
+        monkeypatch.setattr(lowering, "to_fp16", lambda model, islands: model)
         monkeypatch.setattr(pipeline, "verify", lambda *_: [])
         result = command("--fp16", "--target", "tensorrt-rtx", "-o", tmp_path)
         assert result.exit_code == 3
