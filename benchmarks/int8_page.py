@@ -44,7 +44,7 @@ def spell(content: Mapping[str, Any], half: Mapping[str, Any]) -> str:
     )
     return f"""# INT8: what it costs and what it gains
 
-<!-- Made by benchmarks/int8.py from benchmarks/results/int8.json; do not edit. -->
+<!-- Made by benchmarks/int8_page.py from benchmarks/results; do not edit. -->
 
 x2, shipped weights (`{measured["weights_sha256"][:12]}`), onnxruntime
 {measured["versions"]["onnxruntime"]} on {measured["machine"]["cores_allowed"]} cores of an
@@ -79,7 +79,8 @@ work of one of 32.
 
 {_groups(found["groups"])}
 
-Mixes that were tried, the first so many groups of the order "least error per saving":
+Mixes that were tried on those pictures: the first so many groups of the order "least error per
+saving", without the one that broke the budget where its turn came:
 
 {_trials(found["trials"])}
 
@@ -87,6 +88,7 @@ Mixes that were tried, the first so many groups of the order "least error per sa
 
 ```
 python benchmarks/int8.py search ../shared/data/val
+python benchmarks/int8.py estimators ../shared/data/val
 python benchmarks/int8.py measure ../shared/data/eval ../shared/data/val
 ```
 """
@@ -157,9 +159,12 @@ def _groups(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _trials(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| groups | lost, dB | between, dB |", "|---|---|---|"]
+    lines = ["| groups | without | lost, dB | between, dB |", "|---|---|---|---|"]
     for row in rows:
-        lines.append(f"| {row['moves']} | {row['psnr_drop']:.4f} | {row['psnr']:.1f} |")
+        refused = ", ".join(f"`{name}`" for name, _ in row["refused"])
+        lines.append(
+            f"| {row['moves']} | {refused} | {row['psnr_drop']:.4f} | {row['psnr']:.1f} |"
+        )
     return "\n".join(lines)
 
 

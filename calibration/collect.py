@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ppsr.models.errors import PpsrError, UsageError
-from ppsr.models.pure_pass import active_tokens, pad_to_grid
-from ppsr.runtime.artefact import ACTIVE, INPUT, Artefact
 from ppsr.runtime.backend import Backend
+from ppsr.runtime.feed import feed_for
 
 from .estimators import Histogram, estimate, require_estimator
 from .ranges import Ranges
@@ -86,13 +84,3 @@ def ranges_of(
     by_tensor = {name: estimate(histograms[name], estimator) for name in set(tensors.values())}
     amax = {site: by_tensor[name] for site, name in tensors.items()}
     return Ranges(graph_sha256, estimator, images, amax)
-
-
-def feed_for(artefact: Artefact, rgb: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-    """Return the inputs of a model for a picture uint8 H W 3, padded and routed as it wants it."""
-    padded = pad_to_grid(rgb)
-    image = np.ascontiguousarray(padded.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
-    feed: dict[str, npt.NDArray[Any]] = {INPUT: image}
-    if artefact.takes_active and artefact.pure_pass:
-        feed[ACTIVE] = active_tokens(artefact.pure_pass.mask(padded))
-    return feed

@@ -112,13 +112,13 @@ def order_moves(sensitivities: Sequence[Sensitivity]) -> list[Move]:
     return [move for _, move in sorted(moves, key=lambda one: one[0])]
 
 
-def longest(holds: Callable[[int], bool], guess: int, most: int) -> int:
-    """Return the largest n from 0 to ``most`` for which ``holds``, and at n + 1 it does not.
+def longest(holds: Callable[[int], bool], guess: int, most: int, least: int = 0) -> int:
+    """Return the largest n from ``least`` to ``most`` for which ``holds``, and at n + 1 it does not.
 
-    0 holds and is not asked. Begins at ``guess`` and goes up or down in growing steps, then halves
-    what is left. Where ``holds`` is not monotone it is one such n.
+    ``least`` holds and is not asked. Begins at ``guess`` and goes up or down in growing steps, then
+    halves what is left. Where ``holds`` is not monotone it is one such n.
     """
-    low, high = 0, most + 1
+    low, high = least, most + 1
     at, step = guess, 1
     while high - low > 1:
         at = min(max(at, low + 1), high - 1)
@@ -126,8 +126,8 @@ def longest(holds: Callable[[int], bool], guess: int, most: int) -> int:
             low = at
         else:
             high = at
-        enclosed = low > 0 and high <= most
-        at = (low + high) // 2 if enclosed else (low + step if low else high - step)
+        enclosed = low > least and high <= most
+        at = (low + high) // 2 if enclosed else (low + step if low > least else high - step)
         step *= 2
     return low
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from ppsr.runtime.artefact import ACTIVE, OUTPUT
 from ppsr.runtime.backend import Backend
+from ppsr.runtime.feed import feed_for
 from ppsr.runtime.metrics import luma, psnr_y
 
-from .collect import feed_for
 from .samples import Sample
 
 FLOOR = 1 / 12

@@ -3,7 +3,8 @@
 Each group of layers is measured alone in each precision it may take. That says in which order to
 move them, least error per saving first, and predicts how many moves the budget allows (``greedy``).
 So many are tried on held-out samples against ground truth, then more or fewer of that order, until
-the most that keep the budget are found.
+the most that keep the budget are found. The move that breaks it is refused, and the search goes on
+with those behind it.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ Make = Callable[[Mix], Candidate]
 
 @dataclass(frozen=True)
 class Trial:
-    """A mix on the held-out samples: the first ``moves`` of the order."""
+    """A mix on the held-out samples: the first ``moves`` of the order without those refused."""
 
     moves: int
+    refused: tuple[Move, ...]
     psnr_drop: float
     """dB of mean PSNR of Y against ground truth, unrounded."""
     psnr: float
@@ -66,6 +68,8 @@ class Found:
     """In the order they were run."""
     best: Trial
     """That of ``chosen``."""
+    refused: tuple[Move, ...]
+    """Those that broke the budget where their turn came, and what takes the same groups further."""
     saved: float
     """Share of what all groups together take in FP32."""
 
@@ -125,19 +129,28 @@ def search(
     )
     order = order_moves(sensitivities)
     predicted = predicted_moves(order, scores, base, budget_db)
-    trials: dict[int, Trial] = {0: Trial(0, 0.0, math.inf, None)}
+    trials: list[Trial] = []
+    best = Trial(0, (), 0.0, math.inf, None)
+    refused: tuple[Move, ...] = ()
 
     def holds(moves: int) -> bool:
-        mix = dict(order[:moves])
+        nonlocal best
+        mix = _mix(order[:moves], refused)
         name = f"{moves} of {len(order)} moves"
-        on_step(Step("trial", name, len(trials), None, outside.knows(mix)))
+        on_step(Step("trial", name, 1 + len(trials), None, outside.knows(mix)))
         found, truth = outside.score(mix), outside.score({})
         drop = truth.mean_psnr_y - found.mean_psnr_y
-        trials[moves] = Trial(moves, drop, found.psnr, found.flipped)
+        trials.append(Trial(moves, refused, drop, found.psnr, found.flipped))
+        if drop <= budget_db:
+            best = trials[-1]
         return drop <= budget_db
 
-    best = longest(holds, predicted, len(order))
-    chosen = dict(order[:best])
+    done, guess = 0, predicted
+    while (done := longest(holds, guess, len(order), least=done)) < len(order):
+        group = order[done][0]
+        refused += tuple(move for move in order[done:] if move[0] == group)
+        done, guess = done + 1, done + 2
+    chosen = _mix(order, refused)
     by_name = {group.name: group for group in groups}
     saved = sum(by_name[name].saving(to, save) for name, to in chosen.items())
     return Found(
@@ -145,10 +158,15 @@ def search(
         order=tuple(order),
         sensitivities=sensitivities,
         predicted_moves=predicted,
-        trials=tuple(trials.values())[1:],
-        best=trials[best],
+        trials=tuple(trials),
+        best=best,
+        refused=refused,
         saved=saved / sum(group.whole(save) for group in groups),
     )
+
+
+def _mix(moves: Sequence[Move], refused: Sequence[Move]) -> Mix:
+    return dict(move for move in moves if move not in refused)
 
 
 class _Bench:

@@ -48,9 +48,8 @@ def export(
     The arguments are the fields of ``ppsr.export.options.ExportOptions``; ``profiles`` None are
     the default ones. Raises UsageError, CheckpointError for the weights, BackendUnavailable where
     an extra or the ``target`` is missing, PrecisionError where FP16 cannot hold the weights or INT8
-    lacks a range,
-    ParityError where a graph does not do what the network does, PpsrError where TensorRT or the
-    disk refuses.
+    lacks a range, ParityError where a graph does not do what the network does, PpsrError where
+    TensorRT or the disk refuses.
     """
     from .options import DEFAULT_PROFILES, ExportOptions
 
@@ -86,6 +85,11 @@ def load_pipeline() -> Any:
 def load_reproof() -> Any:
     """Import what ppsr-verify needs, or say which extra is missing."""
     return _load("reproof", "verifying")
+
+
+def load_calibrate() -> Any:
+    """Import what ppsr-calibrate needs, or say which extra is missing."""
+    return _load("calibrate", "calibrating")
 
 
 def _load(name: str, purpose: str) -> Any:

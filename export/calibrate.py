@@ -163,10 +163,11 @@ def calibrate(
         on_step=lambda step: on_step(_tell(step)),
     )
     if not found.chosen:
-        least = found.trials[-1].psnr_drop if found.trials else 0.0
+        group, precision = found.order[0]
+        alone = next(trial for trial in found.trials if trial.moves == 1)
         raise ParityError(
-            f"not even {found.order[0][0]} in {found.order[0][1]} keeps the budget: it loses "
-            f"{least:.4f} dB, allowed is {options.max_psnr_drop:g}; allow more"
+            f"not even {group} in {precision} keeps the budget: it loses {alone.psnr_drop:.4f} dB, "
+            f"allowed is {options.max_psnr_drop:g}; allow more"
         )
     recipe = Recipe(
         model=options.model,

@@ -15,7 +15,7 @@ from ppsr.calibration.estimators import ESTIMATORS
 from ppsr.models.config import MODEL_NAMES, SCALES
 from ppsr.runtime.command import INTERRUPTED, reports_errors, threads_option
 
-from . import _load
+from . import load_calibrate
 
 if TYPE_CHECKING:
     from .calibrate import Calibrated, CalibrateOptions
@@ -85,7 +85,7 @@ def main(**values: Any) -> None:
     what it loses against ground truth, "flipped" the share of tokens in another category. Exit code
     3: not even one group may leave FP32.
     """
-    calibrate = _load("calibrate", "calibrating")
+    calibrate = load_calibrate()
     options = calibrate.CalibrateOptions(**values)
     console = Console(stderr=True, markup=False, emoji=False, highlight=False)
     try:
@@ -119,12 +119,15 @@ def _show(made: Calibrated, options: CalibrateOptions) -> None:
         )
     console.print(table)
     console.print("\ntried on pictures held out, least error per saving first:")
-    for trial in sorted(found.trials, key=lambda trial: trial.moves):
+    for trial in found.trials:
+        refused = f" but {len(trial.refused)}" if trial.refused else ""
         console.print(
-            f"{trial.moves:3d} of {len(found.order)} moves: drop {trial.psnr_drop:.4f} dB, "
+            f"{trial.moves:3d} of {len(found.order)} moves{refused}: drop {trial.psnr_drop:.4f} dB, "
             f"PSNR {trial.psnr:.2f} dB, flipped {_share(trial.flipped)}"
             f"{', chosen' if trial == found.best else ''}"
         )
+    if found.refused:
+        console.print(f"refused: {', '.join(f'{name} in {to}' for name, to in found.refused)}")
     numbers = Counter(made.precisions.values())
     layers = ", ".join(f"{numbers[name]} in {name}" for name in ("int8", "fp16", "fp32"))
     console.print(f"\n{options.output}: {len(made.precisions)} layers, {layers}")

@@ -24,6 +24,7 @@ from ppsr.models.pure_pass import active_tokens, pad_to_grid
 from ppsr.models.registry import MODELS, Routing
 from ppsr.runtime.artefact import ACTIVE, COUNT, INPUT, OUTPUT, Artefact
 from ppsr.runtime.backend import Device
+from ppsr.runtime.feed import feed_for, image_tensor
 from ppsr.runtime.metrics import psnr
 from ppsr.runtime.ort import open_session, providers_for
 
@@ -133,7 +134,7 @@ def verify(
             raise _fails(artefact, rgb, problem)
         reports.append(report)
     file = open_session(model.SerializeToString())
-    (output,) = file.run([OUTPUT], _feed(artefact, pictures[-1]))
+    (output,) = file.run([OUTPUT], feed_for(artefact, pictures[-1]))
     expected = reference.run(pictures[-1]).output
     agreement = psnr(_cropped(output, artefact, pictures[-1]), expected)
     if not agreement >= min_psnr(artefact.precision, routing):
@@ -152,7 +153,7 @@ def verify_routing(
     session = open_session(model.SerializeToString())
     for rgb in pictures:
         padded = pad_to_grid(rgb)
-        active, count = session.run([ACTIVE, COUNT], {INPUT: _image(padded)})
+        active, count = session.run([ACTIVE, COUNT], {INPUT: image_tensor(padded)})
         wanted = active_tokens(artefact.pure_pass.mask(padded))
         if len(active) != padded[..., 0].size or not np.array_equal(active[: count[0]], wanted):
             raise _fails(artefact, rgb, "it finds other tokens than the host")
@@ -241,29 +242,13 @@ class GraphRun:
 
         ``active`` holds the tokens it sends to category attention, wherever they were routed.
         """
-        feed = _feed(self.artefact, rgb)
+        feed = feed_for(self.artefact, rgb)
         names = [output.name for output in self.session.get_outputs()]
         got = dict(zip(names, self.session.run(names, feed), strict=True))
         got[OUTPUT] = _cropped(got[OUTPUT], self.artefact, rgb)
         everyone = np.arange(pad_to_grid(rgb[..., 0]).size)
         got[ACTIVE] = got.pop(ROUTED, feed.get(ACTIVE, everyone))
         return got
-
-
-def _feed(artefact: Artefact, rgb: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-    """Inputs of a graph for a picture uint8 H W 3, padded and routed where the form asks for it."""
-    feed: dict[str, npt.NDArray[Any]] = {}
-    if artefact.form == "routed":
-        rgb = pad_to_grid(rgb)
-        if artefact.pure_pass:
-            feed[ACTIVE] = active_tokens(artefact.pure_pass.mask(rgb))
-    feed[INPUT] = _image(rgb)
-    return feed
-
-
-def _image(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """uint8 H W 3 -> float32 1 3 H W in [0, 1]."""
-    return np.ascontiguousarray(rgb.transpose(2, 0, 1)[None], np.float32) / np.float32(255)
 
 
 def _cropped(

@@ -12,13 +12,14 @@ import numpy.typing as npt
 import pytest
 from skimage import data
 
-from ppsr.calibration.collect import collect, feed_for, observe
+from ppsr.calibration.collect import collect, observe
 from ppsr.calibration.estimators import ESTIMATORS, Histogram, estimate
 from ppsr.calibration.photo import sample_photo
 from ppsr.models.config import PurePass
 from ppsr.models.errors import PpsrError, UsageError
 from ppsr.models.pure_pass import active_tokens, pad_to_grid, purity_mask
 from ppsr.runtime.artefact import Artefact
+from ppsr.runtime.feed import feed_for
 from ppsr.runtime.upscaler import Upscaler
 
 Rgb = npt.NDArray[np.uint8]

@@ -58,7 +58,7 @@ def test_what_it_says_is_what_is_measured(noisy: Any, pictures: Any) -> None:
     assert found.best.psnr_drop == drop_of(network, found.chosen, pictures[1]) <= BUDGET
     assert 0 < found.saved < 1
     assert found.saved == saved_by(found.chosen) / sum(g.multiply_adds for g in GROUPS)
-    assert found.chosen == dict(found.order[: found.best.moves])
+    assert found.chosen == dict(move for move in found.order if move not in found.refused)
     assert [(s.group, s.precision) for s in found.sensitivities] == list(
         product(NAMES, ("fp16", "int8"))
     )
@@ -85,7 +85,7 @@ def test_brute_force_saves_at_most_one_move_more(
 ) -> None:
     network = noisy.Network(NOISE)
     found = search(network.make, GROUPS, *pictures, budget, save=save)
-    after = dict(found.order[: found.best.moves + 1])
+    after = dict(found.order[: 1 + first_refused(found)])
     best = 0.0
     for picks in product((None, "fp16", "int8"), repeat=4):
         mix = {name: to for name, to in zip(NAMES, picks, strict=True) if to}
@@ -94,6 +94,28 @@ def test_brute_force_saves_at_most_one_move_more(
     assert saved_by(found.chosen, save) <= best <= saved_by(after, save)
     if budget in (0.05, 30.0):
         assert saved_by(found.chosen, save) == best
+
+
+def first_refused(found: Found) -> int:
+    """Its place in the order; the length of the order where all moves are kept."""
+    return min(map(found.order.index, found.refused), default=len(found.order))
+
+
+def test_what_is_behind_a_refused_move_is_tried(noisy: Any, pictures: Any) -> None:
+    """One group is far worse in a mix than alone; the one behind it still gets in."""
+    alone = NOISE | {("loud", "fp16"): 0.003, ("loud", "int8"): 0.003, ("shrill", "fp16"): 0.004}
+    gentle, rough = (
+        noisy.Network({**alone, ("loud", "fp16"): loud, ("loud", "int8"): loud})
+        for loud in (0.003, 0.2)
+    )
+    found = search(
+        lambda mix: (rough if len(mix) > 1 else gentle).make(mix), GROUPS, *pictures, BUDGET
+    )
+    assert found.order.index(("loud", "int8")) < found.order.index(("shrill", "fp16"))
+    assert [name for name, _ in found.refused] == ["loud", "shrill"]
+    assert found.chosen == {"quiet": "int8", "soft": "int8", "shrill": "fp16"}
+    assert found.best.psnr_drop == drop_of(rough, found.chosen, pictures[1]) <= BUDGET
+    assert drop_of(rough, {**found.chosen, "loud": "int8"}, pictures[1]) > BUDGET
 
 
 def test_a_careful_prediction_is_passed(noisy: Any, pictures: Any) -> None:
@@ -117,9 +139,9 @@ def test_a_careless_prediction_is_taken_back(noisy: Any, pictures: Any) -> None:
     held_in = pictures[0]
     held_out = [replace(one, name=f"{one.name} again") for one in held_in]
     found = search(network.make, GROUPS, held_in, held_out, BUDGET)
-    assert found.predicted_moves > found.best.moves > 0
+    assert found.predicted_moves > first_refused(found) > 0
     assert found.trials[0].psnr_drop > BUDGET >= found.best.psnr_drop
-    too_much = dict(found.order[: found.best.moves + 1])
+    too_much = {**found.chosen, **dict(found.refused[:1])}
     assert drop_of(network, too_much, held_out) > BUDGET
 
 

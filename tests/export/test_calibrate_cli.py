@@ -212,8 +212,8 @@ def test_where_nothing_fits_it_is_exit_code_3(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = (("upsample.0", "int8"), ("conv_first", "int8"))
-    trial = Trial(1, 0.0341, 44.0, None)
-    nothing = Found({}, order, (), 0, (trial,), Trial(0, 0.0, 99.0, None), 0.0)
+    trial, none = Trial(1, (), 0.0341, 44.0, None), Trial(0, (), 0.0, 99.0, None)
+    nothing = Found({}, order, (), 0, (trial,), none, order, 0.0)
     monkeypatch.setattr(calibrate, "search", lambda *_, **__: nothing)
     result = run(*ASKED, "-o", "no.toml")
     assert (result.exit_code, result.stdout) == (3, "")

@@ -10,7 +10,6 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from ppsr.calibration.collect import feed_for
 from ppsr.export.compose import write_metadata
 from ppsr.export.graph_backend import GraphBackend, category_tensors, graph_sha256
 from ppsr.export.linear import list_layers_of, sites_of
@@ -18,6 +17,7 @@ from ppsr.export.trace import trace_network
 from ppsr.export.tuning import RECIPES
 from ppsr.models.errors import PpsrError
 from ppsr.runtime.artefact import ACTIVE, INPUT, OUTPUT
+from ppsr.runtime.feed import feed_for
 from ppsr.runtime.upscaler import Upscaler
 
 

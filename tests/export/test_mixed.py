@@ -9,7 +9,6 @@ from typing import Any
 import onnx
 import pytest
 
-from ppsr.calibration.collect import feed_for
 from ppsr.export.graph_backend import GraphBackend
 from ppsr.export.islands import ISLANDS
 from ppsr.export.linear import list_layers_of
@@ -17,6 +16,7 @@ from ppsr.export.mixed import mixed
 from ppsr.export.precision import holds_fp16, to_fp16
 from ppsr.models.errors import PrecisionError
 from ppsr.runtime.artefact import OUTPUT
+from ppsr.runtime.feed import feed_for
 from ppsr.runtime.metrics import psnr
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16

@@ -14,13 +14,13 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from ppsr.calibration.collect import feed_for
 from ppsr.export.engine import build_plan
 from ppsr.export.graph_backend import GraphBackend
 from ppsr.export.linear import Linear, list_layers_of
 from ppsr.export.quantise import quantise
 from ppsr.models.errors import PrecisionError
 from ppsr.runtime.artefact import OUTPUT
+from ppsr.runtime.feed import feed_for
 from ppsr.runtime.metrics import psnr
 from ppsr.runtime.sidecar import ShapeRange
 
