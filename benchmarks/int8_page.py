@@ -162,9 +162,7 @@ def _trials(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| groups | without | lost, dB | between, dB |", "|---|---|---|---|"]
     for row in rows:
         refused = ", ".join(f"`{name}`" for name, _ in row["refused"])
-        lines.append(
-            f"| {row['moves']} | {refused} | {row['psnr_drop']:.4f} | {row['psnr']:.1f} |"
-        )
+        lines.append(f"| {row['moves']} | {refused} | {row['psnr_drop']:.4f} | {row['psnr']:.1f} |")
     return "\n".join(lines)
 
 

@@ -120,9 +120,9 @@ def _show(made: Calibrated, options: CalibrateOptions) -> None:
     console.print(table)
     console.print("\ntried on pictures held out, least error per saving first:")
     for trial in found.trials:
-        refused = f" but {len(trial.refused)}" if trial.refused else ""
+        but = f" but {len(trial.refused)}" if trial.refused else ""
         console.print(
-            f"{trial.moves:3d} of {len(found.order)} moves{refused}: drop {trial.psnr_drop:.4f} dB, "
+            f"{trial.moves:3d} of {len(found.order)} moves{but}: drop {trial.psnr_drop:.4f} dB, "
             f"PSNR {trial.psnr:.2f} dB, flipped {_share(trial.flipped)}"
             f"{', chosen' if trial == found.best else ''}"
         )

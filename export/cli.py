@@ -26,7 +26,7 @@ from .layers import summary
 from .options import CPU_TARGETS, DEFAULT_PROFILES, FORMS, OPSETS, TARGETS, ExportOptions, Profile
 
 if TYPE_CHECKING:
-    from .pipeline import Exported
+    from .graphs import Exported
     from .plans import Planned
 
 Command = Callable[..., Any]

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from skimage import data
 
 from ppsr.calibration.crops import Crop, sample_crops
-from ppsr.export import cli, contestants, pipeline, reference, reproof
+from ppsr.export import cli, contestants, graphs, pipeline, reference, reproof
 from ppsr.export.attention_nodes import share_weights
 from ppsr.export.compose import join_front_end, write_metadata
 from ppsr.export.lowering import take_ranges
@@ -244,8 +244,8 @@ def tiny_export(
     network(), traced(), front_end()
     monkeypatch.setattr(pipeline, "build", lambda *_, **__: network())
     monkeypatch.setattr(pipeline, "trace_network", lambda *_: traced())
-    monkeypatch.setattr(pipeline, "trace_front_end", lambda *_: front_end())
-    monkeypatch.setattr(pipeline, "VERIFIED_SIZES", ((16, 16), (37, 50)))
+    monkeypatch.setattr(graphs, "trace_front_end", lambda *_: front_end())
+    monkeypatch.setattr(graphs, "VERIFIED_SIZES", ((16, 16), (37, 50)))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import onnx
 import pytest
 import torch
 
-from ppsr.export import pipeline
+from ppsr.export import graphs, pipeline
 from ppsr.export.attention_nodes import share_weights
 from ppsr.export.compose import join_front_end, write_metadata
 from ppsr.export.cpu_layer import fold_for_cpu
@@ -174,7 +174,7 @@ def test_the_pipeline_publishes_them(
 ) -> None:
     """Without an engine for onnxruntime; the ratio is in the name and in what lies beside."""
     monkeypatch.setattr(pipeline, "build", lambda *_, **__: small(name))
-    monkeypatch.setattr(pipeline, "VERIFIED_SIZES", ((16, 16), (37, 50)))
+    monkeypatch.setattr(graphs, "VERIFIED_SIZES", ((16, 16), (37, 50)))
     options = ExportOptions(model=MODELS[name].name, output=tmp_path, target="onnxruntime")
     made = pipeline.export_model(options)
     stem = {
