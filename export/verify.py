@@ -52,8 +52,8 @@ ground truth by ppsr-calibrate and ppsr-verify. A wrong scale falls below."""
 
 MIN_PSNR_SCORES = 20.0
 """The same for networks that choose by scores what is computed, in any precision: a tie can change
-whole windows, not single tokens. With random weights, where all scores are close, 40 dB are seen in
-FP32 and 28 in FP16. What is strict is the bound on equal choices."""
+whole windows, not single tokens, and in a network that has not learnt yet all scores are close. What
+is strict is the bound on equal choices."""
 
 MAX_PEAK = 16_000.0
 """Largest absolute value allowed in an FP16 tensor: a quarter of what FP16 can hold."""
