@@ -3,6 +3,7 @@
     python benchmarks/int8.py search ../shared/data/val       # goes on where it was stopped
     python benchmarks/int8.py estimators ../shared/data/val
     python benchmarks/int8.py measure ../shared/data/eval ../shared/data/val
+    python benchmarks/int8.py times
     python benchmarks/int8_page.py
 
 ``search`` is ``ppsr-calibrate`` for x2 within 0.05 dB, INT8 only, and keeps what each group of
@@ -15,7 +16,7 @@ which ``int8_page.py`` makes docs/int8.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -89,9 +90,23 @@ class Network:
         described = write_metadata(share_weights(model), self.artefact)
         return Upscaler(GraphBackend(described, self.artefact))
 
-    def in_int8(self, ranges: Ranges, but: Sequence[str] = ENDS) -> onnx.ModelProto:
+    def in_int8(self, amax: Mapping[str, float], but: Sequence[str] = ENDS) -> onnx.ModelProto:
         names = [layer.name for layer in self.layers if layer.name not in but]
-        return quantise(self.body, names, ranges.amax)
+        return quantise(self.body, names, amax)
+
+    def contestants(
+        self, naive: Mapping[str, float], calibrated: Mapping[str, float]
+    ) -> dict[str, onnx.ModelProto]:
+        """FP32, all layers by naive ranges, those of ``--int8`` by calibrated ones, the recipe."""
+        recipe = read_recipe(RECIPE)
+        names = [layer.name for layer in self.layers]
+        precisions = recipe.require(names, "pp-atd-light", SCALE, self.sha)
+        return {
+            "fp32": self.body,
+            NAIVE: self.in_int8(naive, but=()),
+            CALIBRATED: self.in_int8(calibrated),
+            MIXED: mixed(self.body, precisions, recipe.amax, recipe.default),
+        }
 
 
 @click.group()
@@ -142,7 +157,7 @@ def estimators(data: Path) -> None:
     held_out = split(list_pictures([data]))[1]
     samples = list(draw(held_out, SCALE, PICTURES, side=HELD_OUT_SIDE))
     rows = {}
-    models = {name: network.in_int8(ranges) for name, ranges in network.ranges(data).items()}
+    models = {name: network.in_int8(ranges.amax) for name, ranges in network.ranges(data).items()}
     for name, model in {"fp32": network.body, **models}.items():
         with network.upscaler(model) as up:
             psnrs = [psnr_y(up(one.lr), one.hr, SCALE, rounded=False) for one in samples]
@@ -154,35 +169,22 @@ def estimators(data: Path) -> None:
 @main.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("calibration", type=click.Path(path_type=Path))
-@click.option("--runs", default=9, show_default=True)
 @reports_errors
-def measure(data: Path, calibration: Path, runs: int) -> None:
-    """Evaluate and time FP32, INT8 naive and calibrated, and the mix of the recipe."""
+def measure(data: Path, calibration: Path) -> None:
+    """Evaluate FP32, INT8 naive and calibrated, and the mix of the recipe."""
     network = Network()
-    ranges, recipe = network.ranges(calibration), read_recipe(RECIPE)
-    names = [layer.name for layer in network.layers]
-    precisions = recipe.require(names, "pp-atd-light", SCALE, network.sha)
-    models = {
-        "fp32": network.body,
-        NAIVE: network.in_int8(ranges["minmax"], but=()),
-        CALIBRATED: network.in_int8(ranges[BEST]),
-        MIXED: mixed(network.body, precisions, recipe.amax, recipe.default),
-    }
+    ranges = network.ranges(calibration)
+    models = network.contestants(ranges["minmax"].amax, ranges[BEST].amax)
     sets = [find_sets([data / name])[0] for name in SETS]
     with ExitStack() as stack:
-        ups = {name: stack.enter_context(network.upscaler(model)) for name, model in models.items()}
-        methods = [Method(name, up.upscale, {}) for name, up in ups.items()]
-        crop = crop_of_photo(SIZE, CORNER)
-        runners = [partial(timed, partial(up.upscale, crop, tiling=WHOLE)) for up in ups.values()]
-        timings = [Timing(found) for found in in_turns(runners, runs, [2] * len(runners))]
+        ups = [stack.enter_context(network.upscaler(model)) for model in models.values()]
+        methods = [Method(name, up.upscale, {}) for name, up in zip(models, ups, strict=True)]
         found = evaluate(methods, sets, SCALE)
     rows: dict[str, Any] = {}
     for number, (name, model) in enumerate(models.items()):
         rows[name] = {
             "bytes": len(share_weights(model).SerializeToString()),
             "layers": _count(model),
-            "milliseconds": asdict(timings[number].milliseconds),
-            "times_as_fast": asdict(timings[number].ratio(timings[0])),
             "sets": {
                 one: {
                     "psnr_y": found.means(one)[number].psnr_y_unrounded,
@@ -191,16 +193,37 @@ def measure(data: Path, calibration: Path, runs: int) -> None:
                 for one in SETS
             },
         }
-    products = {layer.name: layer.multiply_adds for layer in network.layers}
     content = {
-        "size": SIZE,
-        "layers": len(products),
+        "layers": len(network.layers),
         "rows": rows,
         "machine": bench.machine(),
         "versions": installed(("ppsr", "onnx", "onnxruntime")),
         "weights_sha256": network.sha,
     }
     record("measure", content)
+
+
+@main.command()
+@click.option("--runs", default=9, show_default=True)
+@reports_errors
+def times(runs: int) -> None:
+    """Run the same graphs in turns; with the ranges of the recipe, which no time depends on."""
+    network = Network()
+    amax = read_recipe(RECIPE).amax
+    models = network.contestants(amax, amax)
+    crop = crop_of_photo(SIZE, CORNER)
+    with ExitStack() as stack:
+        ups = [stack.enter_context(network.upscaler(model)) for model in models.values()]
+        runners = [partial(timed, partial(up.upscale, crop, tiling=WHOLE)) for up in ups]
+        timings = [Timing(found) for found in in_turns(runners, runs, [2] * len(runners))]
+    rows = {
+        name: {
+            "milliseconds": asdict(timing.milliseconds),
+            "times_as_fast": asdict(timing.ratio(timings[0])),
+        }
+        for name, timing in zip(models, timings, strict=True)
+    }
+    record("times", {"size": SIZE, "machine": bench.machine(), "rows": rows})
 
 
 def record(part: str, content: Any) -> None:

@@ -6,6 +6,7 @@ python benchmarks/int8_page.py
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,53 +35,60 @@ def write() -> None:
 
 def spell(content: Mapping[str, Any], half: Mapping[str, Any]) -> str:
     """The page, from what was measured; half: PSNR in FP32 and FP16 by set."""
-    found, measured = content["search"], content["measure"]
+    found, measured, timed = content["search"], content["measure"], content["times"]
     rows, best = measured["rows"], found["best"]
-    height, width = measured["size"]
+    height, width = timed["size"]
     moved = sum(one["chosen"] for one in found["groups"])
     ends = " and ".join(f"`{name}`" for name in ENDS)
     fp16 = "; ".join(
         f"{name} {of['fp16'] - of['fp32']:+.4f} dB of {of['fp32']:.4f}" for name, of in half.items()
     )
+    cores, cpu = (timed["machine"][key] for key in ("cores_allowed", "cpu"))
+    what = f"""
+        x2, shipped weights (`{measured["weights_sha256"][:12]}`), onnxruntime
+        {measured["versions"]["onnxruntime"]} on {cores} cores of an {cpu}. INT8 is what
+        `ppsr-export --int8` writes: QuantizeLinear and DequantizeLinear around linear layers and
+        convolutions, symmetric, weights per output channel, activations per tensor. Attention's
+        products, softmax and norms stay FP32."""
+    legend = f"""
+        PSNR of Y, unrounded, dB, and SSIM, on whole pictures; the change against FP32 in brackets.
+        Times are of one crop of {height} x {width}, in turns. "Layers" are those in INT8, of
+        {measured["layers"]}. Naive: all of them, ranges are the largest values seen. Calibrated:
+        what `--int8` makes, all but {ends}, ranges by the estimator `{found["estimator"]}`. Mixed:
+        `benchmarks/results/recipe_x2.toml`, found within {found["budget"]:g} dB. FP16, rounded, on
+        5 and 20 pictures (docs/precision.md): {fp16}."""
+    search = f"""
+        Each group of layers alone in INT8, on {found["held_in"]} crops of half of the calibration
+        pictures: PSNR between the outputs and those in FP32, the loss against ground truth, the
+        share of tokens that are sorted into another category. Of {len(found["groups"])} groups
+        {moved} are in the recipe. It was checked on {found["held_out"]} pictures or large crops of
+        the other half, where PSNR changes by {-best["psnr_drop"]:+.4f} dB ({best["psnr"]:.1f} dB
+        between the outputs), and saves {100 * found["saved"]:.0f} % of what these layers take, were
+        a number of 8 bits a quarter of the work of one of 32."""
     return f"""# INT8: what it costs and what it gains
 
 <!-- Made by benchmarks/int8_page.py from benchmarks/results; do not edit. -->
 
-x2, shipped weights (`{measured["weights_sha256"][:12]}`), onnxruntime
-{measured["versions"]["onnxruntime"]} on {measured["machine"]["cores_allowed"]} cores of an
-{measured["machine"]["cpu"]}. INT8 is what `ppsr-export --int8` writes: QuantizeLinear and
-DequantizeLinear around linear layers and convolutions, symmetric, weights per output channel,
-activations per tensor. Attention's products, softmax and norms stay FP32.
+{_filled(what)}
 
 ## The graphs
 
-{verdict(rows)}
+{_filled(verdict(rows, timed["rows"]))}
 
-{_table(rows)}
+{_table(rows, timed["rows"])}
 
-PSNR of Y, unrounded, dB, and SSIM, on whole pictures; the change against FP32 in brackets. Times
-are of one crop of {height} x {width}, in turns. "Layers" are those in INT8, of
-{measured["layers"]}. Naive: all of them, ranges are the largest values seen. Calibrated: what
-`--int8` makes, all but {ends}, ranges by the estimator `{found["estimator"]}`.
-Mixed: `benchmarks/results/recipe_x2.toml`, found within {found["budget"]:g} dB. FP16, rounded,
-on 5 and 20 pictures (docs/precision.md): {fp16}.
+{_filled(legend)}
 
 {_ranges(content.get("estimators"))}## Which layers
 
-Each group of layers alone in INT8, on {found["held_in"]} crops of half of the calibration pictures:
-PSNR between the outputs and those in FP32, the loss against ground truth, the share of tokens that
-are sorted into another category. Of {len(found["groups"])} groups {moved} are in the recipe. It was
-checked on {found["held_out"]} pictures or large crops of the other half, where it loses
-{best["psnr_drop"]:.4f} dB ({best["psnr"]:.1f} dB between the outputs), and saves
-{100 * found["saved"]:.0f} % of what these layers take, were a number of 8 bits a quarter of the
-work of one of 32.
+{_filled(search)}
 
 ![Loss by group of layers](int8.svg)
 
 {_groups(found["groups"])}
 
 Mixes that were tried on those pictures: the first so many groups of the order "least error per
-saving", without the one that broke the budget where its turn came:
+saving", without those that broke the budget where their turn came.
 
 {_trials(found["trials"])}
 
@@ -90,25 +98,30 @@ saving", without the one that broke the budget where its turn came:
 python benchmarks/int8.py search ../shared/data/val
 python benchmarks/int8.py estimators ../shared/data/val
 python benchmarks/int8.py measure ../shared/data/eval ../shared/data/val
+python benchmarks/int8.py times
 ```
 """
 
 
-def verdict(rows: Mapping[str, Any]) -> str:
+def _filled(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), 100, break_on_hyphens=False)
+
+
+def verdict(rows: Mapping[str, Any], times: Mapping[str, Any]) -> str:
     """Say what the figures mean for a user: is INT8 worth it on this machine?"""
     full, mixed = rows["fp32"], rows["mixed"]
-    faster = mixed["times_as_fast"]["median"]
+    faster = times["mixed"]["times_as_fast"]["median"]
     smaller = full["bytes"] / mixed["bytes"]
-    lost = full["sets"]["B100"]["psnr_y"] - mixed["sets"]["B100"]["psnr_y"]
-    time = f"{faster:.2f} times as fast as FP32"
+    change = mixed["sets"]["B100"]["psnr_y"] - full["sets"]["B100"]["psnr_y"]
     worth = "worth it for the size of the file alone" if faster < 1.05 else "worth it"
     return (
-        f"The mix loses {lost:.3f} dB on B100, its file is {smaller:.2f} times smaller, and on "
-        f"this CPU it is {time}: {worth}."
+        f"The mix, {mixed['layers']} layers in INT8, changes B100 by {change:+.3f} dB, its file is "
+        f"{smaller:.2f} times smaller, and on this CPU it is {faster:.2f} times as fast as FP32: "
+        f"{worth}."
     )
 
 
-def _table(rows: Mapping[str, Any]) -> str:
+def _table(rows: Mapping[str, Any], times: Mapping[str, Any]) -> str:
     sets = list(rows["fp32"]["sets"])
     lines = [
         f"| | layers | MB | ms | times as fast | {' | '.join(sets)} |",
@@ -118,8 +131,8 @@ def _table(rows: Mapping[str, Any]) -> str:
         cells = " | ".join(_quality(row["sets"][one], rows["fp32"]["sets"][one]) for one in sets)
         lines.append(
             f"| {name} | {row['layers']} | {row['bytes'] / 1e6:.2f} "
-            f"| {row['milliseconds']['median']:.0f} | {row['times_as_fast']['median']:.2f} "
-            f"| {cells} |"
+            f"| {times[name]['milliseconds']['median']:.0f} "
+            f"| {times[name]['times_as_fast']['median']:.2f} | {cells} |"
         )
     return "\n".join(lines)
 
