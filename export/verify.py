@@ -52,7 +52,7 @@ ground truth by ppsr-calibrate and ppsr-verify. A wrong scale falls below."""
 
 MIN_PSNR_SCORES = 20.0
 """The same for networks that choose by scores what is computed, in any precision: a tie can change
-whole windows, not single tokens, and in a network that has not learnt yet all scores are close. What
+whole windows, not single tokens, and where a network has not learnt yet all scores are close. What
 is strict is the bound on equal choices."""
 
 MAX_PEAK = 16_000.0
