@@ -30,10 +30,10 @@ from ppsr.export.fold import fold
 from ppsr.export.graph_backend import GraphBackend
 from ppsr.export.islands import CAUTIOUS, ISLANDS, Island
 from ppsr.export.layers import COMPUTING
-from ppsr.export.pipeline import SURGERY
 from ppsr.export.precision import to_fp16
 from ppsr.export.reference import Reference
 from ppsr.export.trace import trace_network
+from ppsr.export.tuning import SURGERY
 from ppsr.export.verify import GraphRun
 from ppsr.models import build
 from ppsr.models.atd import ATD

@@ -16,8 +16,9 @@ from typing import Any
 import click
 import safetensors
 
-from ppsr.models.checkpoint import config_of, read_checkpoint, weights_digest
+from ppsr.models.checkpoint import read_checkpoint, weights_digest
 from ppsr.models.config import PurePass
+from ppsr.models.families import config_of
 from ppsr.runtime.command import reports_errors
 from ppsr.runtime.dataset import find_sets
 from ppsr.runtime.eager import EagerBackend

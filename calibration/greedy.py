@@ -113,7 +113,7 @@ def order_moves(sensitivities: Sequence[Sensitivity]) -> list[Move]:
 
 
 def longest(holds: Callable[[int], bool], guess: int, most: int, least: int = 0) -> int:
-    """Return the largest n from ``least`` to ``most`` for which ``holds``, and at n + 1 it does not.
+    """Return the largest n from ``least`` to ``most`` that ``holds`` where n + 1 does not.
 
     ``least`` holds and is not asked. Begins at ``guess`` and goes up or down in growing steps, then
     halves what is left. Where ``holds`` is not monotone it is one such n.

@@ -147,8 +147,8 @@ def search(
 
     done, guess = 0, predicted
     while (done := longest(holds, guess, len(order), least=done)) < len(order):
-        group = order[done][0]
-        refused += tuple(move for move in order[done:] if move[0] == group)
+        breaking = order[done][0]
+        refused += tuple(move for move in order[done:] if move[0] == breaking)
         done, guess = done + 1, done + 2
     chosen = _mix(order, refused)
     by_name = {group.name: group for group in groups}

@@ -41,6 +41,7 @@ def export(
     profiles: Sequence[Profile] | None = None,
     inspect: bool = False,
     pure_pass: PurePass | None = None,
+    ratio: float | None = None,
 ) -> list[Path]:
     """Export a model and return the paths of the files, as ``ppsr-export`` does.
 
@@ -71,6 +72,7 @@ def export(
         profiles=DEFAULT_PROFILES if profiles is None else tuple(profiles),
         inspect=inspect,
         pure_pass=pure_pass,
+        ratio=ratio,
     )
     return list(load_pipeline().export_model(options).paths)
 

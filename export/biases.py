@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ppsr.models.atd import Layer
 from ppsr.models.attention import WindowAttention
+from ppsr.models.camixer import CAMixer
 from ppsr.models.category_attention import CategoryAttention
 
 
@@ -41,7 +42,9 @@ def carry_projection_biases(layer: Layer) -> None:
         _carry_projection_bias(layer.wqkv, attention)
 
 
-def _carry_projection_bias(wqkv: nn.Linear, attention: WindowAttention | CategoryAttention) -> None:
+def _carry_projection_bias(
+    wqkv: nn.Linear, attention: WindowAttention | CAMixer | CategoryAttention
+) -> None:
     proj = attention.proj
     own = proj.out_features // attention.heads
     if proj.in_features == proj.out_features:

@@ -19,10 +19,11 @@ from ppsr.calibration.scores import Candidate
 from ppsr.calibration.search import Found, Step, search
 from ppsr.calibration.search_journal import read_journal
 from ppsr.models import build
-from ppsr.models.atd import ATD
 from ppsr.models.config import MODEL_NAMES, SCALES, ModelName
 from ppsr.models.errors import ParityError, UsageError
+from ppsr.models.network import Network
 from ppsr.models.pure_pass import active_tokens, pad_to_grid
+from ppsr.models.registry import require_settings
 from ppsr.runtime.artefact import Artefact
 from ppsr.runtime.backend import require_options
 from ppsr.runtime.files import check_target, is_one_of
@@ -53,7 +54,9 @@ class CalibrateOptions:
     scale: int = 2
     model: ModelName = "pp-atd-light"
     weights: str | Path | None = "default"
-    """A .pth or .safetensors file of ATD-light v1; None: random ones, the same every time."""
+    """A .pth or .safetensors file of the network; None: random ones, the same every time."""
+    ratio: float | None = None
+    """Share of the windows that attend; for "camixer-atd-light" only. None: its default."""
     estimator: str = "mse"
     crops: int = 16
     """To measure layers on; as many other pictures, or larger crops of them, are held out."""
@@ -67,6 +70,7 @@ class CalibrateOptions:
     def __post_init__(self) -> None:
         _require("scale", self.scale, SCALES)
         _require("model", self.model, MODEL_NAMES)
+        require_settings(self.model, self.scale, None, self.ratio)
         _require("estimator", self.estimator, ESTIMATORS)
         _require("save", self.save, ("time", "bytes"))
         require_options("cpu", self.threads)
@@ -112,7 +116,7 @@ def calibrate(
     held_in = list(draw(for_layers, options.scale, options.crops))
     held_out = list(draw(for_trials, options.scale, options.crops, side=HELD_OUT_SIDE))
     on_step("load and trace the network")
-    network = build(options.model, options.scale, options.weights)
+    network = build(options.model, options.scale, options.weights, ratio=options.ratio)
     body = trace_body(network)
     layers = list_layers_of(body)
     artefact = Artefact(
@@ -124,6 +128,7 @@ def calibrate(
         weights_sha256=network.weights_sha256,
         version=own_version(),
         pure_pass=network.config.pure_pass,
+        ratio=network.config.ratio,
     )
     samples = draw(for_layers, options.scale, max(options.crops, CROPS))
     ranges = take_ranges(
@@ -141,7 +146,7 @@ def calibrate(
             layer.name: precision for glob, precision in mix.items() for layer in by_glob[glob]
         }
         model = share_weights(mixed(body, precisions, ranges.amax))
-        categories = category_tensors(model)
+        categories = list(category_tensors(model).values())
         backend = GraphBackend(model, artefact, watch=categories, threads=options.threads)
         return Candidate(backend, categories)
 
@@ -182,7 +187,7 @@ def calibrate(
     )
 
 
-def trace_body(network: ATD) -> onnx.ModelProto:
+def trace_body(network: Network) -> onnx.ModelProto:
     """The graph that ``ppsr-export`` makes for any runtime, before its precision."""
     recipe = RECIPES["any"]
     body = trace_network(recipe.fold(network), OPSETS[0])
@@ -193,7 +198,7 @@ def trace_body(network: ATD) -> onnx.ModelProto:
 
 def _movable(
     by_glob: Mapping[str, Sequence[Linear]],
-    network: ATD,
+    network: Network,
     samples: Sequence[Sample],
     fp16: bool,
 ) -> tuple[Group, ...]:
@@ -203,7 +208,7 @@ def _movable(
         padded = pad_to_grid(sample.lr)
         pixels += padded[..., 0].size
         active += len(active_tokens(routing.mask(padded))) if routing else padded[..., 0].size
-    dictionary = network.config.dictionary * len(samples)
+    dictionary = getattr(network.config, "dictionary", 0) * len(samples)
     rows = {"pixels": pixels, "active tokens": active, "dictionary": dictionary}
     return tuple(
         Group(

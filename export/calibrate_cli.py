@@ -46,8 +46,9 @@ COLUMNS = ("layers", "in", "PSNR", "drop", "flipped", "chosen")
     metavar="FILE",
     default="default",
     show_default="the shipped ones",
-    help="A .pth or .safetensors file of ATD-light v1.",
+    help="A .pth or .safetensors file of the network.",
 )
+@click.option("--ratio", type=float, help="Share of the windows that attend (camixer-atd-light).")
 @click.option(
     "--estimator",
     type=click.Choice(ESTIMATORS),
@@ -119,9 +120,9 @@ def _show(made: Calibrated, options: CalibrateOptions) -> None:
     console.print(table)
     console.print("\ntried on pictures held out, least error per saving first:")
     for trial in found.trials:
-        refused = f" but {len(trial.refused)}" if trial.refused else ""
+        but = f" but {len(trial.refused)}" if trial.refused else ""
         console.print(
-            f"{trial.moves:3d} of {len(found.order)} moves{refused}: drop {trial.psnr_drop:.4f} dB, "
+            f"{trial.moves:3d} of {len(found.order)} moves{but}: drop {trial.psnr_drop:.4f} dB, "
             f"PSNR {trial.psnr:.2f} dB, flipped {_share(trial.flipped)}"
             f"{', chosen' if trial == found.best else ''}"
         )
@@ -141,6 +142,7 @@ def _show(made: Calibrated, options: CalibrateOptions) -> None:
     )
     recipe = shlex.quote(str(options.output))
     scale = f"--scale {options.scale} --model {options.model}"
+    scale += "" if options.ratio is None else f" --ratio {options.ratio:g}"
     weights = (
         "" if options.weights == "default" else f" --weights {shlex.quote(str(options.weights))}"
     )

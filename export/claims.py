@@ -11,7 +11,7 @@ from ppsr.runtime.files import require_readable
 from ppsr.runtime.sidecar import Sidecar, read_sidecar, sha256, sidecar_path
 from ppsr.runtime.upscaler import ENGINES
 
-SHARED = ("model", "scale", "weights_sha256", "pure_pass")
+SHARED = ("model", "scale", "weights_sha256", "pure_pass", "ratio")
 """What two artefacts must have in common to be compared: form and precision may differ."""
 
 

@@ -16,16 +16,17 @@ from rich.table import Table
 
 from ppsr.calibration.estimators import ESTIMATORS
 from ppsr.models.config import MODEL_NAMES, SCALES
+from ppsr.models.registry import DEFAULT_RATIO
 from ppsr.runtime.command import reports_errors
 from ppsr.runtime.sidecar import Size
 
 from . import load_pipeline
 from .flavour import why_no_engine
 from .layers import summary
-from .options import DEFAULT_PROFILES, FORMS, OPSETS, TARGETS, ExportOptions, Profile
+from .options import CPU_TARGETS, DEFAULT_PROFILES, FORMS, OPSETS, TARGETS, ExportOptions, Profile
 
 if TYPE_CHECKING:
-    from .pipeline import Exported
+    from .graphs import Exported
     from .plans import Planned
 
 Command = Callable[..., Any]
@@ -66,7 +67,13 @@ def _profiles(shapes: dict[str, Size | None]) -> tuple[Profile, ...]:
     metavar="FILE",
     default="default",
     show_default="the shipped ones",
-    help="A .pth or .safetensors file of ATD-light v1.",
+    help="A .pth or .safetensors file of the network.",
+)
+@click.option(
+    "--ratio",
+    type=float,
+    show_default=f"{DEFAULT_RATIO}",
+    help="Share of the windows that attend (camixer-atd-light).",
 )
 @click.option("--fp16", is_flag=True, help="FP16 but for named FP32 islands; inputs stay FP32.")
 @click.option(
@@ -109,7 +116,7 @@ def _profiles(shapes: dict[str, Size | None]) -> tuple[Profile, ...]:
 @click.version_option(package_name="ppsr")
 @reports_errors
 def main(scale: str, opset: str, no_verify: bool, **values: Any) -> None:
-    """Export PP-ATD-light or ATD-light to ONNX and TensorRT: traced, verified, described.
+    """Export a network to ONNX and TensorRT: traced, verified, described.
 
     Two forms: self-contained (any picture from 16 x 16 up -> picture, for any ONNX tool) and routed
     (padded picture and active tokens -> picture, what engines are built from).
@@ -139,6 +146,8 @@ def main(scale: str, opset: str, no_verify: bool, **values: Any) -> None:
         return True
 
     export = load_pipeline().export_model(options, progress, on_phase)
+    if options.target in CPU_TARGETS and options.tuning == "any":
+        _tell(console, f"{options.model} has no graph for {options.target}: made for any runtime.")
     for made in export.models:
         _describe(console, made)
     if export.ranges:

@@ -24,7 +24,7 @@ from ppsr.runtime.runner import Runner
 from ppsr.runtime.sidecar import Size
 from ppsr.runtime.upscaler import open_backend
 
-from .reference import Categories, Reference
+from .reference import Choices, Reference
 from .verify import GraphRun, Parity
 
 Rgb = npt.NDArray[np.uint8]
@@ -40,8 +40,8 @@ class Run:
     """Raster indices, in the picture padded to the grid, of the tokens in category attention."""
     tokens: int
     """Of the padded picture: all there are."""
-    categories: Categories | None = None
-    """By layer, of each active token; None where they cannot be seen."""
+    choices: Choices | None = None
+    """By module; None where they cannot be seen."""
 
 
 class Contestant(Protocol):
@@ -82,7 +82,7 @@ class EagerContestant:
         Raises CheckpointError for what is no checkpoint or has another scale, UsageError where it
         holds other weights than the artefact was made from.
         """
-        network = build(like.model, like.scale, weights, pure_pass=like.pure_pass)
+        network = build(like.model, like.scale, weights, pure_pass=like.pure_pass, ratio=like.ratio)
         shipped = weights == "default"
         if network.weights_sha256 != like.weights_sha256:
             raise UsageError(
@@ -102,10 +102,10 @@ class EagerContestant:
         with torch_settings(self._threads):
             eager = self.last.run(rgb)
             active = eager.active if self.network.purity is None else self._active(rgb)
-        return Run(_picture(eager.output), active, _tokens(rgb), eager.categories)
+        return Run(_picture(eager.output), active, _tokens(rgb), eager.choices)
 
     def compare(self, graph: GraphRun, rgb: Rgb, got: dict[str, npt.NDArray[Any]]) -> Parity:
-        """Impose the categories of a graph on the network: see ``verify``."""
+        """Impose the choices of a graph on the network: see ``verify``."""
         with torch_settings(self._threads):
             return graph.compare(self.last, rgb, got)
 
@@ -147,7 +147,7 @@ class FileContestant:
 
 
 class GraphContestant:
-    """An ONNX file as a graph whose categories show, FP16 really rounded (see ``rounding``)."""
+    """An ONNX file as a graph whose choices show, FP16 really rounded (see ``rounding``)."""
 
     least = (GRID, GRID)
 
@@ -171,8 +171,8 @@ class GraphContestant:
     def run(self, rgb: Rgb) -> Run:
         """Run the graph; a routed one is given the tokens that the host routes."""
         self.got = self.graph.run(rgb)
-        categories = self.graph.chosen(self.got)
-        return Run(_picture(self.got[OUTPUT]), self.got[ACTIVE], _tokens(rgb), categories)
+        choices = self.graph.chosen(self.got)
+        return Run(_picture(self.got[OUTPUT]), self.got[ACTIVE], _tokens(rgb), choices)
 
     def close(self) -> None:
         """Free the file."""

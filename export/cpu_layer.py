@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppsr.models.atd import ATD, Layer, LayerGroup, Layout
+from ppsr.models.atd import Layer, LayerGroup, Layout
+from ppsr.models.attention import WindowAttention
 from ppsr.models.dictionary import DictionaryAttention
 from ppsr.models.feed_forward import ConvFeedForward
+from ppsr.models.network import Network
 
 from .biases import pass_value_bias
 from .chunked import ChunkedCategoryAttention, ChunkedWindowAttention, padded
@@ -33,6 +35,7 @@ class ChunkedLayer(Layer):
             setattr(self, name, module)
         if self.refines:
             self.sigma = original.sigma
+        assert isinstance(original.attn_win, WindowAttention)
         self.attn_win = ChunkedWindowAttention(original.wqkv, original.attn_win, windows)  # type: ignore[assignment]
         self.attn_aca = ChunkedCategoryAttention(original.wqkv, original.attn_aca, groups)
         del self.wqkv
@@ -101,18 +104,20 @@ def _of_length_1(x: Tensor) -> Tensor:
 
 
 def fold_for_cpu(
-    network: ATD,
+    network: Network,
     windows: int = 1,
     groups: int = 1,
     *,
     spell_norms: bool = False,
     feed_forward: Callable[[ConvFeedForward], ConvFeedForward] = TokenFeedForward,
-) -> ATD:
+) -> Network:
     """Return a copy of ``network`` in this form, with what ``fold`` rewrites and CPUs gain from.
 
     windows, groups: of a chunk; feed_forward: rewrites that of each layer.
     """
     folded = copy.deepcopy(network)
+    if folded.form is not None:
+        folded.form = "sparse"
     for module in folded.modules():
         if not isinstance(module, LayerGroup):
             continue

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ppsr.models.atd import ATD, Layer, LayerGroup
+from ppsr.models.atd import Layer, LayerGroup
+from ppsr.models.attention import WindowAttention
 from ppsr.models.feed_forward import ConvFeedForward
+from ppsr.models.network import Network
 
 from .biases import carry_projection_biases, pass_value_bias
 from .cosine import NormedDictionaryAttention
@@ -22,15 +24,16 @@ HEAD_WIDTH = 16
 """Fused attention of TensorRT takes heads of 16, 24, 32 ... channels; ATD-light's have 12."""
 
 
-def fold(network: ATD) -> ATD:
-    """Return a copy of ``network`` with every rewrite done."""
+def fold(network: Network) -> Network:
+    """Return a copy of ``network`` with every rewrite done that it has the layers for."""
     folded = copy.deepcopy(network)
     groups = [module.layers for module in folded.modules() if isinstance(module, LayerGroup)]
     for place, layer in (pair for group in groups for pair in enumerate(group)):
         assert isinstance(layer, Layer)
         fold_norms(layer)
         fold_query_scale(layer)
-        widen_heads(layer)
+        if isinstance(layer.attn_win, WindowAttention):
+            widen_heads(layer)  # CAMixer looks at all values at once.
         drop_refinement_bias(layer)
         layer.attn_atd = NormedDictionaryAttention(layer.attn_atd, place == 0)
         pass_value_bias(layer)

@@ -15,6 +15,7 @@ from ppsr.runtime.backend import Arrays, Closing
 from ppsr.runtime.ort import ERRORS, one_line, open_session
 from ppsr.runtime.sidecar import ShapeRange
 
+from .naming import CHOICE
 from .openvino_surgery import CATEGORY
 from .precision import holds_fp16
 from .rounding import round_fp16
@@ -84,13 +85,23 @@ def watched(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
     return shown
 
 
-def category_tensors(model: onnx.ModelProto) -> list[str]:
-    """Return, by layer, the name of the int64 tensor that holds the category of every token."""
-    return [
-        node.output[0]
+def category_tensors(model: onnx.ModelProto) -> dict[str, str]:
+    """Return where the category of every token is: module that asks for it -> int64 tensor."""
+    return {
+        node.name.rpartition("/")[0]: node.output[0]
         for node in model.graph.node
         if node.op_type == "ArgMax" or node.output[0].endswith(CATEGORY)
-    ]
+    }
+
+
+def choice_tensors(model: onnx.ModelProto) -> dict[str, str]:
+    """Return where the other discrete choices are: module -> bool or int64 tensor."""
+    return {
+        name.removesuffix(CHOICE): name
+        for node in model.graph.node
+        for name in node.output
+        if name.endswith(CHOICE)
+    }
 
 
 def graph_sha256(model: onnx.ModelProto) -> str:

@@ -1,28 +1,13 @@
-"""Which parts of the network stay in FP32 in an FP16 export, and why."""
+"""Which parts of ATD-light stay in FP32 in an FP16 export; the registry has other networks'."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ppsr.models.registry import REFINEMENT, SIMILARITY, Island
 
+__all__ = ["CAUTIOUS", "ISLANDS", "Island"]
 
-@dataclass(frozen=True)
-class Island:
-    """Nodes that stay in FP32: those whose name (see ``naming``) the pattern finds."""
-
-    name: str
-    pattern: str
-    reason: str
-
-
-ISLANDS: tuple[Island, ...] = (
-    Island(
-        "similarity",
-        r"attn_atd(\.(wq|wk|norm))?/",
-        "decides categories: a flip regroups whole tokens",
-    ),
-    Island("refinement", r"(refine|norm3)/", "weights near 1/n are FP16 subnormals"),
-)
-"""Those of every FP16 export."""
+ISLANDS: tuple[Island, ...] = (SIMILARITY, REFINEMENT)
+"""Those of every FP16 export of it."""
 
 CAUTIOUS: tuple[Island, ...] = (
     *ISLANDS,

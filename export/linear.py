@@ -14,7 +14,7 @@ from typing import Literal
 
 import onnx
 
-_LINEAR = re.compile(r"(?:wqkv|wq|wk|wv|proj)$")
+_LINEAR = re.compile(r"(?:w?qkv|qkv_local|kv_global|wq|wk|wv|proj|fc[12])$")
 """Modules that multiply by a weight. Others multiply too, some by a constant keys or values."""
 _OWNER = re.compile(r"(?:network\.)?(.+)\.(?:weight|bias)$")
 _NESTED = "residual_group.layers."

@@ -13,6 +13,7 @@ from ppsr.calibration.collect import collect
 from ppsr.calibration.ranges import Ranges, read_ranges
 from ppsr.calibration.recipe import Recipe, read_recipe
 from ppsr.calibration.samples import Samples, draw, list_pictures
+from ppsr.models.registry import MODELS
 from ppsr.runtime.artefact import Artefact
 
 from .graph_backend import GraphBackend, graph_sha256
@@ -26,10 +27,11 @@ from .tuning import Stage
 CROPS = 32
 """That ranges are taken from: rare values are what matters there."""
 
-ENDS = ("conv_first", "upsample.0")
-"""Layers that ``--int8`` leaves in FP32: one reads the picture, the other makes it. A picture has
-256 levels for each colour already: 8 bits more of rounding cost more there than in all other layers
-together, and save a hundredth of their work. A recipe may still name them."""
+ENDS = MODELS[ExportOptions.model].ends
+"""Layers of the default network that ``--int8`` leaves in FP32, as it does those of the others: one
+reads the picture, the other makes it. A picture has 256 levels for each colour already: 8 bits more
+of rounding cost more there than in all other layers together, and save a hundredth of their work. A
+recipe may still name them."""
 
 Told = Recipe | Ranges | Samples | None
 """What a precision needs to know beside the network."""
@@ -59,13 +61,20 @@ def lowering(
     layers = [layer.name for layer in list_layers_of(body)]
     if isinstance(told, Recipe):
         precisions = told.require(layers, options.model, options.scale, weights_sha256)
-        mix = partial(mixed, precisions=precisions, amax=told.amax, default=told.default)
+        mix = partial(
+            mixed,
+            precisions=precisions,
+            amax=told.amax,
+            default=told.default,
+            islands=MODELS[options.model].islands,
+        )
         return "precision mixed", mix
     if isinstance(told, Ranges):
         told.require(graph_sha256(body))
-        inner = [name for name in layers if name not in ENDS]
+        inner = [name for name in layers if name not in MODELS[options.model].ends]
         return "precision int8", partial(quantise, layers=inner, amax=told.amax)
-    return ("precision fp16", to_fp16) if options.fp16 else None
+    islands = MODELS[options.model].islands
+    return ("precision fp16", partial(to_fp16, islands=islands)) if options.fp16 else None
 
 
 def take_ranges(

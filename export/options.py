@@ -12,6 +12,7 @@ from ppsr.calibration.estimators import ESTIMATORS
 from ppsr.models.config import MODEL_NAMES, SCALES, ModelName, PurePass
 from ppsr.models.errors import UsageError
 from ppsr.models.pure_pass import GRID
+from ppsr.models.registry import MODELS, require_settings
 from ppsr.runtime.artefact import Form, Precision, Tuning
 from ppsr.runtime.sidecar import ShapeRange, Size
 
@@ -22,6 +23,7 @@ OPSETS = (20, 21, 22)
 
 Target = Literal["auto", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 TARGETS: tuple[Target, ...] = get_args(Target)
+CPU_TARGETS = ("onnxruntime", "openvino")
 
 ACTIVE_SHARE = 0.6
 """Of the pixels, at the optimum of a profile: photographs of B100 have about 40 % pure pixels."""
@@ -65,6 +67,13 @@ DEFAULT_PROFILES = (
 )
 """Small pictures, landscape and portrait ones up to full HD."""
 
+SMALLER_PROFILES = (
+    DEFAULT_PROFILES[0],
+    Profile(min=(32, 32), opt=(368, 640), max=(720, 1280)),
+    Profile(min=(32, 32), opt=(640, 368), max=(1280, 720)),
+)
+"""The same up to HD, for networks whose engines take no more (``Model.most_pixels``)."""
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -73,7 +82,7 @@ class ExportOptions:
     scale: int = 2
     model: ModelName = "pp-atd-light"
     weights: str | Path | None = "default"
-    """A .pth or .safetensors file of ATD-light v1; None: random ones, the same every time."""
+    """A .pth or .safetensors file of the network; None: random ones, the same every time."""
     fp16: bool = False
     int8: bool = False
     """All layers but the first and the last convolution; needs ``calibration`` or ``data``."""
@@ -94,14 +103,16 @@ class ExportOptions:
     """False: publish without a run."""
     target: Target = "auto"
     """"onnx": files for any runtime; "onnxruntime", "openvino": files that are fastest there, on
-    the CPU. A flavour of TensorRT: files for any runtime, and an engine from the routed one;
-    "auto": where a flavour is there."""
+    the CPU, where the network has such a graph. A flavour of TensorRT: files for any runtime, and
+    an engine from the routed one; "auto": where a flavour is there."""
     profiles: tuple[Profile, ...] = DEFAULT_PROFILES
     """Of the engine; they go into the sidecar of the routed form too."""
     inspect: bool = False
     """Write ``<plan>.layers.json``: every layer with its precision."""
     pure_pass: PurePass | None = None
     """Replaces the paper's routing; for "pp-atd-light" only."""
+    ratio: float | None = None
+    """Share of the windows that attend; for "camixer-atd-light" only. None: its default."""
 
     def __post_init__(self) -> None:
         _require("scale", self.scale, SCALES)
@@ -112,7 +123,7 @@ class ExportOptions:
         if self.inspect and not self.may_build:
             raise UsageError(f"expected an engine to inspect, got the target {self.target}")
         self._require_one_precision()
-        if self.precision != "fp32" and self.tuning != "any":
+        if self.precision != "fp32" and self.target in CPU_TARGETS:
             raise UsageError(
                 f"expected no {self.precision} for the target {self.target}, which is for CPUs: "
                 "they compute in FP32 (OpenVINO also in BF16, chosen when the file is run); leave "
@@ -122,11 +133,27 @@ class ExportOptions:
             raise UsageError("expected at least one profile, got none")
         if not 0 < self.atol < math.inf:
             raise UsageError(f"expected an atol above 0, got {self.atol}")
-        if self.pure_pass and self.model == "atd-light":
-            raise UsageError("expected no pure_pass for atd-light: it routes nothing")
+        require_settings(self.model, self.scale, self.pure_pass, self.ratio)
+        self._require_fitting_profiles()
         if self.weights == "":
             raise UsageError("expected the path of a weights file, got an empty one")
         _require_folder(self.output)
+
+    def _require_fitting_profiles(self) -> None:
+        """Take smaller default profiles where needed; raise UsageError for given ones too large."""
+        most = MODELS[self.model].most_pixels
+        if most is None:
+            return
+        if self.profiles == DEFAULT_PROFILES:
+            object.__setattr__(self, "profiles", SMALLER_PROFILES)
+        for profile in self.profiles:
+            if math.prod(profile.max) > most:
+                height, width = profile.max
+                raise UsageError(
+                    f"expected a max shape of at most {most} pixels for {self.model}, which "
+                    f"chooses among {most // GRID**2} windows at most in an engine, got "
+                    f"{height}x{width}; give a smaller --max-shape"
+                )
 
     def _require_one_precision(self) -> None:
         """Raise UsageError for options that ask for two precisions, or for half of one."""
@@ -154,15 +181,15 @@ class ExportOptions:
 
     @property
     def tuning(self) -> Tuning:
-        """What the graphs are made for."""
+        """What the graphs are made for: any runtime where the network has no others."""
         if self.target == "onnxruntime" or self.target == "openvino":
-            return self.target
+            return self.target if self.target in MODELS[self.model].cpu else "any"
         return "any"
 
     @property
     def may_build(self) -> bool:
         """Whether an engine is wanted, if only where one can be built."""
-        return self.target not in ("onnx", "onnxruntime", "openvino")
+        return self.target not in ("onnx", *CPU_TARGETS)
 
     @property
     def forms(self) -> tuple[Form, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from ppsr.models.errors import PpsrError
+from ppsr.models.registry import MODELS
 from ppsr.runtime.sidecar import (
     Flavour,
     Plan,
@@ -55,7 +56,7 @@ def make_plans(
     takes_active = described.artefact.takes_active
     profiles = [profile.shape_range(takes_active) for profile in options.profiles]
     if options.precision == "fp16":
-        require_fp16(list_layers(model, flavour))
+        require_fp16(list_layers(model, flavour), MODELS[options.model].islands)
     if options.precision == "int8":
         require_int8(list_layers(model, flavour))
     built = build_plan(model, profiles, flavour, on_phase, detailed=options.inspect)

@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ppsr.models.errors import ParityError
+from ppsr.models.registry import MODELS, Routing
 from ppsr.runtime.metrics import psnr, psnr_y, ssim_y
 from ppsr.runtime.sidecar import Size
 
 from .contestants import Run
 from .options import ExportOptions
+from .reference import changed
 from .verify import Parity, min_psnr
 
 Rgb = npt.NDArray[np.uint8]
@@ -57,7 +59,7 @@ class Figures:
     mask_agreement: float | None
     """Share of the padded picture's pixels that both route alike; None without Pure-Pass."""
     flipped: float | None
-    """Share of the active tokens, over all layers, in another category; None where unknown."""
+    """Share of choices, such as the categories of active tokens, that differ; None: unknown."""
     same: Parity | None = None
     """The check on equal categories, a graph against the network only."""
 
@@ -72,17 +74,20 @@ class Figures:
         """The same of SSIM."""
         return self.reference.ssim_y - self.artefact.ssim_y
 
-    def failure(self, precision: str) -> str | None:
-        """Say what is wrong with this picture, or None. What it loses is judged over all."""
+    def failure(self, precision: str, routing: Routing = "none") -> str | None:
+        """Say what is wrong with this picture, or None. What it loses is judged over all.
+
+        routing: of the network.
+        """
         if self.not_finite:
             return f"{self.not_finite} values of the output are not finite, expected none"
         if self.mask_agreement is not None and self.mask_agreement < 1:
             share = 1 - self.mask_agreement
             return f"{share:.2g} of its pixels are routed otherwise than by the reference, not 0"
         # FP32 too: ties alone leave down to some 50 dB (docs/parity.md).
-        if not self.psnr >= min_psnr(precision):
-            return f"outputs agree to {self.psnr:.1f} dB, needed are {min_psnr(precision):g}"
-        if self.same is not None and (problem := self.same.failure(precision, ATOL)):
+        if not self.psnr >= (needed := min_psnr(precision, routing)):
+            return f"outputs agree to {self.psnr:.1f} dB, needed are {needed:g}"
+        if self.same is not None and (problem := self.same.failure(precision, ATOL, routing)):
             return f"on equal categories {problem}"
         return None
 
@@ -123,15 +128,16 @@ class Proof:
     @property
     def failure(self) -> str | None:
         """Say in one sentence which figure misses what, or None."""
+        routing = MODELS[self.artefact["model"]].routing
         for one in self.figures:
-            if problem := one.failure(self.precision):
+            if problem := one.failure(self.precision, routing):
                 return f"{one.picture}: {problem}"
         if not self.drop <= self.max_psnr_drop:
             return (
                 f"PSNR against the truth is {self.drop:.4f} dB lower on average, "
                 f"allowed is {self.max_psnr_drop:g}"
             )
-        needed = min_psnr(self.precision)
+        needed = min_psnr(self.precision, routing)
         if self.file_psnr is not None and not self.file_psnr >= needed:
             return f"the file itself agrees to {self.file_psnr:.1f} dB, needed are {needed:g}"
         return None
@@ -190,8 +196,7 @@ def compare(
     """Compare two runs of one picture with each other and with ground truth.
 
     truth: uint8 S*H S*W 3, the outputs of the runs may reach beyond it; small: H W. Raises
-    ParityError where the two sort tokens in different numbers of layers, or one names a token
-    twice.
+    ParityError where the two choose in different places, or one names a token twice.
     """
     height, width = truth.shape[:2]
     mine, other = (run.output[:height, :width].astype(np.float64) for run in (ours, theirs))
@@ -228,16 +233,14 @@ def _agreement(ours: Run, theirs: Run) -> float:
 
 
 def _flipped(ours: Run, theirs: Run) -> float | None:
-    if ours.categories is None or theirs.categories is None:
+    if ours.choices is None or theirs.choices is None:
         return None
-    mine, other = len(ours.categories), len(theirs.categories)
-    if mine != other:
-        raise ParityError(f"expected {other} layers that sort tokens, the graph has {mine}")
+    mine, other = len(ours.choices), len(theirs.choices)
+    if ours.choices.keys() != theirs.choices.keys():
+        raise ParityError(f"expected {other} places where choices are made, the graph has {mine}")
     if not np.array_equal(ours.active, theirs.active):
         return None
-    pairs = zip(ours.categories, theirs.categories, strict=True)
-    changed = sum(int((a != b).sum()) for a, b in pairs)
-    return changed / max(1, len(ours.active) * mine)
+    return changed(ours.choices, theirs.choices) / max(1, sum(map(len, ours.choices.values())))
 
 
 def _both(reference: float, artefact: float, drop: float) -> dict[str, float | None]:

@@ -27,15 +27,15 @@ from ppsr.runtime.sidecar import Sidecar, Size, read_sidecar, sha256, sidecar_pa
 from ppsr.runtime.upscaler import CHECKPOINTS
 from ppsr.runtime.versions import installed
 
-from . import pipeline
 from .claims import read_described, require_comparable, require_identity
 from .contestants import Contestant, EagerContestant, FileContestant, GraphContestant, Rgb, Run
+from .graphs import PACKAGES as EXPORT_PACKAGES
 from .plans import now
 from .proof import MAX_PSNR_DROP, Figures, Proof, compare
 
 SIZES: Sequence[Size] = ((64, 64), (96, 132), (128, 192), (52, 240), (200, 264))
 """Height and width of the crops of the sample photo that are the ground truth by default."""
-PACKAGES = ("ppsr", "numpy", "cuda-bindings", *pipeline.PACKAGES)
+PACKAGES = ("ppsr", "numpy", "cuda-bindings", *EXPORT_PACKAGES)
 
 
 @dataclass(frozen=True)

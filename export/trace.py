@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx.experimental import _config as shape_config  # private: torch is pinned below 2.14
 
-from ppsr.models.atd import ATD
 from ppsr.models.category import category_order, category_rank
+from ppsr.models.network import Network
 from ppsr.models.pure_pass import GRID
 from ppsr.models.routing import PurityMask
 from ppsr.runtime.artefact import ACTIVE, COUNT, INPUT, OUTPUT
@@ -48,7 +48,7 @@ _TIDY = Sequential(
 class RoutedNetwork(nn.Module):
     """The network on a padded picture, given the tokens that take part in AC-MSA."""
 
-    def __init__(self, network: ATD) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
@@ -84,7 +84,7 @@ class Router(nn.Module):
         return active, (1 - pure).sum(0, dtype=torch.int32)
 
 
-def trace_network(network: ATD, opset: int) -> onnx.ModelProto:
+def trace_network(network: Network, opset: int) -> onnx.ModelProto:
     """Trace ``upscale``: ``input`` float32 1 3 H W, and ``active`` int64 n -> ``output``.
 
     H and W are multiples of 16, n is any number from 0 up. Without Pure-Pass there is no
@@ -99,7 +99,7 @@ def trace_network(network: ATD, opset: int) -> onnx.ModelProto:
     return _trace(RoutedNetwork(network), inputs, shapes, [OUTPUT], opset)
 
 
-def trace_front_end(network: ATD, opset: int) -> onnx.ModelProto:
+def trace_front_end(network: Network, opset: int) -> onnx.ModelProto:
     """Trace ``FrontEnd``: ``input`` float32 1 3 H W, any size from 8 up -> padded, active."""
     shape = {2: Dim("height", min=8, max=65536), 3: Dim("width", min=8, max=65536)}
     outputs = [PADDED, ACTIVE] if network.purity else [PADDED]
@@ -107,7 +107,7 @@ def trace_front_end(network: ATD, opset: int) -> onnx.ModelProto:
     return _trace(FrontEnd(network.purity), inputs, {INPUT: shape}, outputs, opset)
 
 
-def trace_router(network: ATD, opset: int) -> onnx.ModelProto:
+def trace_router(network: Network, opset: int) -> onnx.ModelProto:
     """Trace ``Router``: ``input`` float32 1 3 H W -> ``active`` int64 H*W, ``count`` int32 1.
 
     H and W are multiples of 16. No output shape depends on the picture's content: engines can run
@@ -177,12 +177,14 @@ def _size_oblivious() -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's own progress and its warnings about absent packages off the screen."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -8,7 +8,7 @@ from functools import partial
 
 import onnx
 
-from ppsr.models.atd import ATD
+from ppsr.models.network import Network
 from ppsr.runtime.artefact import Tuning
 
 from .attention_nodes import spell_linear, spell_scans
@@ -37,7 +37,7 @@ SURGERY: tuple[Stage, ...] = (
 class Recipe:
     """How a network becomes a graph."""
 
-    fold: Callable[[ATD], ATD]
+    fold: Callable[[Network], Network]
     """Before the trace."""
     stages: tuple[Stage, ...]
     """After it."""

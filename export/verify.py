@@ -5,7 +5,8 @@ a sum sorts a token elsewhere, 128 others are regrouped, and through 24 layers t
 correct runs can end up 50 dB apart (eager FP32 and FP64 do: tests/show_ties.py). So the graph's
 own categories are imposed on the eager network: then the outputs must agree closely, and each
 category must be the eager network's own choice or nearly tied with it. That leaves nothing
-unexplained. The PSNR between the free runs, which is what users see, is reported beside it.
+unexplained. The PSNR between the free runs, which is what users see, is reported beside it. The
+same holds for other choices of a network: which windows attend, which tokens exit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import onnx
 
 from ppsr.models.errors import ParityError
 from ppsr.models.pure_pass import active_tokens, pad_to_grid
+from ppsr.models.registry import MODELS, Routing
 from ppsr.runtime.artefact import ACTIVE, COUNT, INPUT, OUTPUT, Artefact
 from ppsr.runtime.backend import Device
 from ppsr.runtime.feed import feed_for, image_tensor
@@ -27,13 +29,14 @@ from ppsr.runtime.metrics import psnr
 from ppsr.runtime.ort import open_session, providers_for
 
 from .compose import ROUTED
-from .graph_backend import category_tensors, watched
+from .graph_backend import category_tensors, choice_tensors, watched
 from .precision import holds_fp16
-from .reference import Reference
+from .reference import Choices, Reference, changed
 from .rounding import PEAKS, round_fp16
 
 MAX_GAP = 1e-4
-"""How far below the best similarity, relative to it, one may lie and still count as tied."""
+"""How far from the best similarity, or the score that a choice turns on, relative to it, one may
+lie and still count as tied."""
 
 MAX_ABS_FP16 = 5e-3
 """Largest difference allowed between an FP16 graph and the FP32 network on equal categories."""
@@ -47,12 +50,19 @@ MIN_PSNR_INT8 = 35.0
 categories: what rounding to 8 bits costs is a matter of ranges and recipe, and is measured against
 ground truth by ppsr-calibrate and ppsr-verify. A wrong scale falls below."""
 
+MIN_PSNR_SCORES = 20.0
+"""The same for networks that choose by scores what is computed, in any precision: a tie can change
+whole windows, not single tokens, and where a network has not learnt yet all scores are close. What
+is strict is the bound on equal choices."""
+
 MAX_PEAK = 16_000.0
 """Largest absolute value allowed in an FP16 tensor: a quarter of what FP16 can hold."""
 
 
-def min_psnr(precision: str) -> float:
+def min_psnr(precision: str, routing: Routing = "none") -> float:
     """Return what two free outputs must agree to, dB, where one is of a graph in ``precision``."""
+    if routing == "scores":
+        return MIN_PSNR_SCORES
     return MIN_PSNR_INT8 if precision in ("int8", "mixed") else MIN_PSNR_FP16
 
 
@@ -67,13 +77,15 @@ class Parity:
     psnr: float
     """dB between the outputs of the free runs, not clamped; inf where they are equal."""
     flipped: float
-    """Share of active tokens, over all layers, in another category than in the free eager run."""
+    """Share of the choices, such as categories of active tokens, over all layers, that are not
+    those of the free eager run."""
     max_abs: float
-    """Largest difference between the outputs once the categories are the same."""
+    """Largest difference between the outputs once the choices are the same."""
     ties: int
-    """Categories, over all layers, that are not the eager network's choice on the same features."""
+    """Choices, over all layers, that are not the eager network's on the same features."""
     gap: float
-    """The widest of these ties: how far the similarity lies below the winner's, relative to it."""
+    """The widest of these ties: how far a similarity lies below the winner's, or a score from the
+    one that it turns on, relative to it."""
     peak: float | None = None
     """Largest absolute value of any FP16 tensor; None in FP32."""
 
@@ -81,17 +93,18 @@ class Parity:
         """Spell it for JSON, which has no inf: ``psnr`` null means equal outputs."""
         return {**vars(self), "psnr": self.psnr if np.isfinite(self.psnr) else None}
 
-    def failure(self, precision: str, atol: float) -> str | None:
-        """Say what is wrong, or None."""
+    def failure(self, precision: str, atol: float, routing: Routing = "none") -> str | None:
+        """Say what is wrong, or None. ``routing``: of the network."""
+        needed = min_psnr(precision, routing)
         allowed = {"fp32": atol, "fp16": MAX_ABS_FP16}.get(precision, np.inf)
         if not np.isfinite(self.max_abs):
             return "the output is not finite"
         if precision == "fp32" and not self.gap <= MAX_GAP:
-            return f"a token's category is off by {self.gap:.1e}, no tie (up to {MAX_GAP:g})"
+            return f"a category or choice is off by {self.gap:.1e}, no tie (up to {MAX_GAP:g})"
         if not self.max_abs <= allowed:
             return f"outputs differ by {self.max_abs:.2g}, allowed is {allowed:g}"
-        if precision != "fp32" and not self.psnr >= min_psnr(precision):
-            return f"outputs agree to {self.psnr:.1f} dB, needed are {min_psnr(precision):g}"
+        if precision != "fp32" and not self.psnr >= needed:
+            return f"outputs agree to {self.psnr:.1f} dB, needed are {needed:g}"
         if self.peak is not None and not self.peak <= MAX_PEAK:
             return f"an FP16 tensor reaches {self.peak:.0f}, allowed is {MAX_PEAK:.0f}"
         return None
@@ -113,18 +126,18 @@ def verify(
     categories on the way, so in the end the very bytes to publish run on the last picture. Raises
     ParityError at the first picture that fails.
     """
-    run = GraphRun(model, artefact, optimise=optimise)
+    run, routing = GraphRun(model, artefact, optimise=optimise), MODELS[artefact.model].routing
     reports = []
     for rgb in pictures:
         report = run.compare(reference, rgb)
-        if problem := report.failure(artefact.precision, atol):
+        if problem := report.failure(artefact.precision, atol, routing):
             raise _fails(artefact, rgb, problem)
         reports.append(report)
     file = open_session(model.SerializeToString())
     (output,) = file.run([OUTPUT], feed_for(artefact, pictures[-1]))
     expected = reference.run(pictures[-1]).output
     agreement = psnr(_cropped(output, artefact, pictures[-1]), expected)
-    if not agreement >= min_psnr(artefact.precision):
+    if not agreement >= min_psnr(artefact.precision, routing):
         raise _fails(artefact, pictures[-1], f"the file itself agrees to {agreement:.1f} dB only")
     return reports
 
@@ -167,9 +180,10 @@ class GraphRun:
         if holds_fp16(model) and device == "cpu":
             model, self.tensors = round_fp16(model)
             optimise = False
-        self.categories = category_tensors(model)
+        self.categories, self.decisions = category_tensors(model), choice_tensors(model)
+        tensors = (*self.categories.values(), *self.decisions.values())
         made = {name for node in model.graph.node for name in node.output}
-        shown = watched(model, [*self.categories, *({ROUTED} & made)])
+        shown = watched(model, [*tensors, *({ROUTED} & made)])
         self.session = open_session(
             shown.SerializeToString(), providers_for(device), threads, optimise
         )
@@ -183,20 +197,19 @@ class GraphRun:
         """Run one picture through both. The network may be of any float dtype.
 
         ``got`` is what ``run`` returned for this picture, where it ran already. Raises ParityError
-        where they do not route the same tokens: that is integer arithmetic.
+        where they do not route the same tokens, which is integer arithmetic, or choose elsewhere.
         """
         got = self.run(rgb) if got is None else got
-        categories = self.chosen(got)
+        choices = self.chosen(got)
         free = same = reference.run(rgb)
         if not np.array_equal(got[ACTIVE], free.active):
             raise _fails(self.artefact, rgb, "it routes other tokens to category attention")
-        number = len(free.active)
-        changed = sum(
-            int((theirs != ours).sum())
-            for theirs, ours in zip(categories, free.categories, strict=True)
-        )
-        if changed:
-            same = reference.run(rgb, categories)
+        sizes = {path: len(chosen) for path, chosen in free.choices.items()}
+        if sizes != {path: len(chosen) for path, chosen in choices.items()}:
+            raise _fails(self.artefact, rgb, "it chooses in other places, or another number")
+        flipped = changed(choices, free.choices)
+        if flipped:
+            same = reference.run(rgb, choices)
         peak = None
         if self.tensors:
             self.peaks = np.maximum(got[PEAKS], 0 if self.peaks is None else self.peaks)
@@ -205,21 +218,24 @@ class GraphRun:
         return Parity(
             height=height,
             width=width,
-            active=number,
+            active=len(free.active),
             psnr=psnr(got[OUTPUT].astype(np.float64), free.output.astype(np.float64)),
-            flipped=changed / max(1, number * len(categories)),
+            flipped=flipped / max(1, sum(sizes.values())),
             max_abs=float(np.abs(got[OUTPUT] - same.output).max()),
             ties=same.ties,
             gap=same.gap,
             peak=peak,
         )
 
-    def chosen(self, got: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[np.int64]]:
-        """Return, by layer, the category of each active token in what ``run`` returned.
+    def chosen(self, got: Mapping[str, npt.NDArray[Any]]) -> Choices:
+        """Return, by module, what is chosen in what ``run`` returned.
 
         The graph knows the category of every token; those that take part are asked for theirs.
         """
-        return [got[name].reshape(-1)[got[ACTIVE]] for name in self.categories]
+        return {
+            **{path: got[name].reshape(-1)[got[ACTIVE]] for path, name in self.categories.items()},
+            **{path: got[name].reshape(-1) for path, name in self.decisions.items()},
+        }
 
     def run(self, rgb: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         """Run one picture uint8 H W 3 -> every output by name, cropped to S*H S*W, and ``active``.

@@ -1,4 +1,4 @@
-"""PP-ATD-light and ATD-light: the networks, their routing, their weights and their cost.
+"""The networks (``registry``), their routing, their weights and their cost.
 
 ``import ppsr.models`` needs numpy alone; ``build`` needs torch (the extra ``export``).
 """

@@ -93,6 +93,16 @@ def with_codes(x: Tensor, codes: Tensor, depth: int) -> Tensor:
     return torch.cat((x, codes.expand(-1, x.shape[1], -1, -1)), -1)
 
 
+def to_tokens(image: Tensor) -> Tensor:
+    """N C H W -> N H*W C."""
+    return image.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def to_map(tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    """N H*W C -> N C H W."""
+    return tokens.reshape(tokens.shape[0], *size, -1).permute(0, 3, 1, 2)
+
+
 class WindowAttention(nn.Module):
     """SW-MSA with relative position bias (official WindowAttention, and ATDTransformerLayer)."""
 

@@ -1,17 +1,16 @@
-"""The hyper-parameters of ATD-light and of Pure-Pass, as values."""
+"""The hyper-parameters of ATD-light, of Pure-Pass and of CAMixer-ATD-light, as values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from . import pure_pass
 
-ModelName = Literal["pp-atd-light", "atd-light"]
+ModelName = Literal["pp-atd-light", "atd-light", "camixer-atd-light", "adaformer"]
 MODEL_NAMES: Final[tuple[ModelName, ...]] = get_args(ModelName)
 SCALES: Final = (2, 3, 4)
 
@@ -70,26 +69,42 @@ class Config:
     """Depth-wise kernel of the feed-forward network."""
     pure_pass: PurePass | None = None
     """None: every token attends (ATD-light)."""
+    ratio: float | None = None
+    """Share of the windows that attend, in (0, 1] (CAMixer); None: all of them, by SW-MSA."""
 
     def __post_init__(self) -> None:
         if type(self.scale) is not int or self.scale not in SCALES:
-            raise ValueError(f"expected a scale of {_listed(SCALES)}, got {self.scale!r}")
+            scales = ", ".join(map(str, SCALES))
+            raise ValueError(f"expected a scale of {scales}, got {self.scale!r}")
+        if self.ratio is None:
+            return
+        if self.pure_pass or type(self.ratio) is not float or not 0 < self.ratio <= 1:
+            raise ValueError(
+                f"expected a ratio above 0, up to 1, without pure_pass, got {self.ratio!r}"
+            )
 
     @property
     def name(self) -> ModelName:
+        if self.ratio is not None:
+            return "camixer-atd-light"
         return "pp-atd-light" if self.pure_pass else "atd-light"
 
 
-def config_for(name: str, scale: int, pure_pass: PurePass | None = None) -> Config:
-    """Return the configuration of a named model; ``pure_pass`` replaces the paper's settings.
+class Configuration(Protocol):
+    """What the rest of the project asks of any network's hyper-parameters."""
 
-    Raises ValueError for an unknown name or scale.
-    """
-    if name not in MODEL_NAMES:
-        raise ValueError(f"expected a model of {_listed(MODEL_NAMES)}, got {name!r}")
-    routed = (pure_pass or PurePass()) if name == "pp-atd-light" else None
-    return replace(Config(), scale=scale, pure_pass=routed)
+    @property
+    def name(self) -> ModelName:
+        """Of the network."""
 
+    @property
+    def scale(self) -> int:
+        """How many times larger the output is."""
 
-def _listed(values: Sequence[object]) -> str:
-    return ", ".join(map(str, values))
+    @property
+    def pure_pass(self) -> PurePass | None:
+        """How the picture says which tokens are active; None: it does not."""
+
+    @property
+    def ratio(self) -> float | None:
+        """Share of the windows that attend; None: the network has no such number."""

@@ -44,6 +44,8 @@ class Artefact:
     """Version of ppsr that made the file."""
     pure_pass: PurePass | None = None
     tuned_for: Tuning = "any"
+    ratio: float | None = None
+    """Share of the windows that attend; None: the network has no such number."""
 
     @property
     def takes_active(self) -> bool:
@@ -51,19 +53,24 @@ class Artefact:
         return self.form == "routed" and self.pure_pass is not None
 
     @property
+    def label(self) -> str:
+        """The network in file names: with its ratio, ``camixer-atd-light-0.8``."""
+        return self.model if self.ratio is None else f"{self.model}-{self.ratio:g}"
+
+    @property
     def stem(self) -> str:
         """File name without suffix. One routing serves every scale and precision."""
         if self.form == "routing":
-            return f"{self.model}_routing"
+            return f"{self.label}_routing"
         routed = "_routed" if self.form == "routed" else ""
         tuned = "" if self.tuned_for == "any" else f"_{self.tuned_for}"
-        return f"{self.model}_x{self.scale}_{self.precision}{routed}{tuned}"
+        return f"{self.label}_x{self.scale}_{self.precision}{routed}{tuned}"
 
     def to_metadata(self) -> dict[str, str]:
         """Spell the identity as ONNX ``metadata_props``: flat, strings only, no date."""
         kind = f"{self.form} {self.precision}"
-        return {
-            "description": f"{self.model} x{self.scale} super-resolution, {kind}",
+        metadata = {
+            "description": f"{self.label} x{self.scale} super-resolution, {kind}",
             "author": "ppsr",
             "license": "MIT",
             "task": "super-resolution",
@@ -80,6 +87,9 @@ class Artefact:
             "weights_sha256": self.weights_sha256,
             "pure_pass": json.dumps(self.pure_pass and asdict(self.pure_pass)),
         }
+        if self.ratio is not None:
+            metadata["ratio"] = str(self.ratio)
+        return metadata
 
     def require_upscaling(self, source: str) -> None:
         """Raise ArtefactError for a routing, which alone makes no picture."""
@@ -120,6 +130,7 @@ class Artefact:
             tuned_for=read("tuned_for", _one_of(get_args(Tuning)))
             if "tuned_for" in metadata
             else "any",
+            ratio=read("ratio", float) if "ratio" in metadata else None,
         )
 
 

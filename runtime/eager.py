@@ -12,11 +12,13 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
-from ppsr.models.atd import ATD
-from ppsr.models.checkpoint import config_of, read_checkpoint
+from ppsr.models.checkpoint import read_checkpoint
 from ppsr.models.config import ModelName, PurePass
 from ppsr.models.errors import NO_MEMORY, BackendUnavailable, PpsrError, UsageError
 from ppsr.models.factory import build
+from ppsr.models.families import config_of
+from ppsr.models.network import Network
+from ppsr.models.registry import require_settings
 
 from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
 from .backend import Arrays, Closing, Device, require_options
@@ -38,27 +40,28 @@ class EagerBackend(Closing):
         model: ModelName = "pp-atd-light",
         scale: int | None = None,
         pure_pass: PurePass | None = None,
+        ratio: float | None = None,
     ) -> None:
         """Load a ``.pth`` or ``.safetensors`` file, or "default": the shipped weights.
 
         The file says its scale; "default" needs ``scale``. ``pure_pass`` replaces the paper's
-        routing (for its ablations). ``threads=None`` leaves the number to torch. The artefact
-        claims the routed form, so the host computes the mask, and opset 0: there is no graph.
-        Raises UsageError for a wrong option, CheckpointError for other weights or another scale,
-        BackendUnavailable where CUDA is asked for and is not there.
+        routing (for its ablations), ``ratio`` the default share of windows that attend.
+        ``threads=None`` leaves the number to torch. The artefact claims the routed form, so the
+        host computes the mask, and opset 0: there is no graph. Raises UsageError for a wrong
+        option, CheckpointError for other weights or another scale, BackendUnavailable where CUDA is
+        asked for and is not there.
         """
         require_options(device, threads)
         if device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"a checkpoint runs by torch, not by {device}; use --device cpu")
         if scale is None and weights == "default":
             raise UsageError("the shipped weights exist by scale; say which")
-        if pure_pass is not None and model == "atd-light":
-            raise UsageError("atd-light has no routing to change; take pp-atd-light")
         if weights != "default":
-            scale = config_of(read_checkpoint(weights, scale)).scale
+            scale = config_of(read_checkpoint(weights, scale, model)).scale
         assert scale is not None
+        require_settings(model, scale, pure_pass, ratio)
         _keep_freed_memory()
-        network = build(model, scale, weights, pure_pass=pure_pass)
+        network = build(model, scale, weights, pure_pass=pure_pass, ratio=ratio)
         self.device = _place(network, device)
         self.artefact = Artefact(
             model=model,
@@ -69,10 +72,11 @@ class EagerBackend(Closing):
             weights_sha256=network.weights_sha256,
             version=own_version(),
             pure_pass=network.config.pure_pass,
+            ratio=network.config.ratio,
         )
         self.wants_active = self.artefact.takes_active
         self._threads = threads
-        self._network: ATD | None = network
+        self._network: Network | None = network
 
     def run(self, feed: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Run once. Raises PpsrError where the network fails or is closed."""
@@ -108,7 +112,7 @@ def _keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
-def _place(network: ATD, device: Device) -> str:
+def _place(network: Network, device: Device) -> str:
     """Move the network where it shall run and say where that is: "auto" takes CUDA if it works."""
     reason = "this torch finds none"
     if device != "cpu" and torch.cuda.is_available():

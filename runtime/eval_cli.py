@@ -52,9 +52,12 @@ PACKAGES = bench.PACKAGES
     "--model",
     "name",
     type=click.Choice(MODEL_NAMES),
-    default="pp-atd-light",
+    default=MODEL_NAMES[0],
     show_default=True,
     help="What a checkpoint is run as, without a name before it; atd-light has no mask.",
+)
+@click.option(
+    "--ratio", type=float, help="Checkpoints: share of the windows that attend (camixer-atd-light)."
 )
 @click.option("--no-shift", is_flag=True, help="Checkpoints: leave out the shifted grid.")
 @click.option("--no-compensation", is_flag=True, help="Checkpoints: pure pixels get zeros instead.")
@@ -70,6 +73,7 @@ def main(
     folders: tuple[Path, ...],
     scale: str | None,
     name: ModelName,
+    ratio: float | None,
     no_shift: bool,
     no_compensation: bool,
     limit: int | None,
@@ -84,10 +88,11 @@ def main(
     MODEL is one of
       bicubic                    the baseline
       FILE.onnx, FILE.plan       an exported model
-      FILE.pth, .safetensors     a checkpoint of ATD-light v1, run by torch
+      FILE.pth, .safetensors     a checkpoint, run by torch
       default                    the shipped weights, run by torch
       pp-atd-light:CHECKPOINT    with the mask
       atd-light:CHECKPOINT       without it
+      NAME:CHECKPOINT            as another network
 
     What the mask costs: ppsr-eval atd-light:default pp-atd-light:default --scale 2 --data Set5
 
@@ -103,6 +108,7 @@ def main(
         scale=None if scale is None else int(scale),
         model=name,
         pure_pass=PurePass(shift=0 if no_shift else SHIFT, compensation=not no_compensation),
+        ratio=ratio,
         device=device,
         threads=threads,
     )

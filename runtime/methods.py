@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ppsr.models.config import MODEL_NAMES, ModelName, PurePass
 from ppsr.models.errors import BackendUnavailable, UsageError
+from ppsr.models.registry import MODELS, names_routed
 
 from .backend import Backend, Device
 from .evaluation import Method
@@ -38,7 +39,9 @@ class Options:
     model: ModelName = "pp-atd-light"
     """What a checkpoint is run as where no ``NAME:`` stands before it."""
     pure_pass: PurePass = field(default_factory=PurePass)
-    """Routing of the checkpoints that are run as pp-atd-light."""
+    """Routing of the checkpoints whose network the picture routes (pp-atd-light)."""
+    ratio: float | None = None
+    """Share of the windows that attend, of checkpoints run as camixer-atd-light; None: its own."""
     device: Device = "auto"
     threads: int | None = None
 
@@ -52,7 +55,9 @@ class Request:
     model: ModelName | None
     """What a checkpoint is run as; None for everything else."""
     pure_pass: PurePass | None
-    """Routing; None for everything but a checkpoint run as pp-atd-light."""
+    """Routing; None for everything but a checkpoint whose network the picture routes."""
+    ratio: float | None = None
+    """Share of the windows that attend; None: its own, or there is none."""
 
     @property
     def path(self) -> Path | None:
@@ -70,6 +75,8 @@ class Request:
         if self.pure_pass is not None:
             parts += [] if self.pure_pass.shift else ["no shift"]
             parts += [] if self.pure_pass.compensation else ["no compensation"]
+        if self.ratio is not None:
+            parts.append(f"ratio {self.ratio:g}")
         return ", ".join(parts)
 
 
@@ -83,7 +90,8 @@ def parse(text: str, options: Options) -> Request:
     suffix = Path(what).suffix.lower()
     if what == DEFAULT or suffix in CHECKPOINTS:
         model = given or options.model
-        return Request(what, model, options.pure_pass if model == "pp-atd-light" else None)
+        routed = options.pure_pass if MODELS[model].routing == "index" else None
+        return Request(what, model, routed, options.ratio if MODELS[model].has_ratio else None)
     if what != BICUBIC and suffix not in (".onnx", *ENGINES):
         raise UsageError(f"expected {ACCEPTED}, got {text}")
     if given is not None:
@@ -98,7 +106,10 @@ def parse_all(texts: Sequence[str], options: Options) -> list[Request]:
         raise UsageError(f"{texts[-1]} is given twice; name two models that differ")
     changed = options.pure_pass != PurePass()
     if changed and not any(request.pure_pass for request in requests):
-        raise UsageError("--no-shift and --no-compensation need a checkpoint run as pp-atd-light")
+        names = ", ".join(names_routed("index"))
+        raise UsageError(f"--no-shift and --no-compensation need a checkpoint run as {names}")
+    if options.ratio is not None and not any(request.ratio for request in requests):
+        raise UsageError("--ratio needs a checkpoint of a network that has one (camixer-atd-light)")
     if options.scale is None and not any(request.says_its_scale for request in requests):
         raise UsageError(f"{requests[0].what} has no scale of its own; give one with --scale")
     return requests
@@ -163,6 +174,7 @@ def open_request(request: Request, scale: int | None, options: Options) -> Backe
         model=request.model,
         scale=scale,
         pure_pass=request.pure_pass,
+        ratio=request.ratio,
     )
 
 
@@ -176,6 +188,7 @@ def _described(request: Request, upscaler: Upscaler) -> dict[str, Any]:
         form=None if request.model else artefact.form,
         weights_sha256=artefact.weights_sha256,
         pure_pass=artefact.pure_pass and asdict(artefact.pure_pass),
+        ratio=artefact.ratio,
         device=upscaler.device,
     )
 
@@ -183,4 +196,4 @@ def _described(request: Request, upscaler: Upscaler) -> dict[str, Any]:
 def _identity(**known: Any) -> dict[str, Any]:
     """The same keys for every method, in one order; null where one makes no sense."""
     keys = ("model", "runs", "file", "form", "precision", "weights_sha256", "pure_pass", "device")
-    return {key: known.get(key) for key in keys}
+    return {key: known.get(key) for key in (*keys, "ratio")}

@@ -17,7 +17,7 @@ def open_model(
     """Open a model file, or a checkpoint by torch.
 
     name: ``FILE.onnx``, ``FILE.plan``, ``FILE.pth``, ``FILE.safetensors``, ``default`` (the shipped
-    weights, which need ``scale``); before a checkpoint ``pp-atd-light:`` or ``atd-light:``; behind
+    weights, which need ``scale``); before a checkpoint ``NAME:``, the network it is run as; behind
     any ``@DEVICE``, which replaces ``device``. Raises UsageError (ArtefactError, CheckpointError)
     or BackendUnavailable.
     """

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ppsr.models.errors import PpsrError
 from ppsr.models.pure_pass import active_tokens, pure_mask
+from ppsr.models.registry import MODELS
 
 from .artefact import ACTIVE, INPUT, OUTPUT
 from .backend import ROUTING, Backend
@@ -25,7 +26,9 @@ class Runner:
     def __init__(self, backend: Backend) -> None:
         self.milliseconds = 0.0
         """The model and routing, wherever it is done; no padding, conversion or blending."""
-        self.routing: float | None = None if backend.artefact.pure_pass else 0.0
+        self.routing: float | None = None
+        if MODELS[backend.artefact.model].routing == "none":
+            self.routing = 0.0
         """The part of it spent on routing; None where the graph routes itself, unknown."""
         self._backend = backend
 

@@ -185,7 +185,7 @@ def plan_stem(artefact: Artefact, plan: Plan) -> str:
     read back. Plans are always of the routed form.
     """
     version = ".".join(plan.flavour_version.split(".")[:3])
-    parts = [artefact.model, f"x{artefact.scale}", artefact.precision]
+    parts = [artefact.label, f"x{artefact.scale}", artefact.precision]
     parts.append(f"{SHORT[plan.flavour]}{version}")
     if plan.gpu_name is not None:
         name = plan.gpu_name.lower().removeprefix("nvidia ")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ppsr.models.config import SCALES, PurePass
 from ppsr.models.errors import ArtefactError, BackendUnavailable, PpsrError, UsageError
+from ppsr.models.registry import names_routed
 
 from . import cuda
 from .artefact import ACTIVE, COUNT, INPUT, OUTPUT, Artefact
@@ -210,7 +211,7 @@ def _shown_by(network: Engine, takes_active: bool) -> Artefact:
     if scale not in SCALES:
         raise ArtefactError(f"this engine makes pictures {scale:g} times larger, none of {SCALES}")
     return Artefact(
-        model="pp-atd-light" if takes_active else "atd-light",
+        model=names_routed("index" if takes_active else "none")[0],
         scale=int(scale),
         form="routed",
         precision="unknown",

@@ -22,11 +22,12 @@ if __name__ == "__main__":
     for crop in sample_crops([("coffee", sample_photo())], SIZES):
         ours, theirs = single.run(crop.rgb), double.run(crop.rgb)
         moved = [
-            int((a != b).sum()) for a, b in zip(ours.categories, theirs.categories, strict=True)
+            int((a != b).sum())
+            for a, b in zip(ours.choices.values(), theirs.choices.values(), strict=True)
         ]
         first = next((number for number in moved if number), 0)
         share = sum(moved) / max(1, len(ours.active) * len(moved))
-        same = single.run(crop.rgb, theirs.categories)
+        same = single.run(crop.rgb, theirs.choices)
         print(
             "{} x {} at {}, {}: ".format(*crop.rgb.shape[:2], crop.top, crop.left)
             + f"{len(ours.active)} active, first moved {first}, in the end {100 * share:.1f} %, "

@@ -1,1 +1,1 @@
-"""Training PP-ATD-light and ATD-light: patches in, weights out (``ppsr-train``)."""
+"""Training the networks: patches in, weights out (``ppsr-train``)."""

@@ -42,7 +42,8 @@ def _option(name: str, help: str, **settings: Any) -> Callable[..., Any]:
     "--resume", type=click.Path(path_type=Path), help="Go on with the run in this folder."
 )
 @_option("--scale", "Times larger.", type=click.Choice(SCALES))
-@_option("--model", "Network; both have the same weights.", type=click.Choice(MODEL_NAMES))
+@_option("--model", "Network.", type=click.Choice(MODEL_NAMES))
+@_option("--ratio", "Share of the windows that attend (camixer-atd-light).", type=float)
 @_option(
     "--init",
     '"default" (the shipped weights), "bicubic" (from nothing) or a checkpoint, also one of '
@@ -77,7 +78,7 @@ def _option(name: str, help: str, **settings: Any) -> Callable[..., Any]:
 @click.version_option(package_name="ppsr")
 @reports_errors
 def main(output: Path | None, resume: Path | None, **values: Any) -> None:
-    """Train PP-ATD-light or ATD-light on a folder of pictures.
+    """Train a network on a folder of pictures.
 
     The folder of the run holds weights.safetensors (the averaged weights, for ppsr-export --weights
     and ppsr-eval), log.csv, curve.png, and state.pt, which --resume goes on from after Ctrl-C or a

@@ -25,7 +25,7 @@ class Row:
     rate: float
     """Learning rate of the last step."""
     loss: float
-    """Mean L1 in [0, 1]."""
+    """Mean: L1 in [0, 1], and what the network adds to it."""
     images_per_second: float
     waiting: float
     """Share of the time spent waiting for data."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from ppsr.models.config import MODEL_NAMES, SCALES, ModelName
 from ppsr.models.errors import UsageError
 from ppsr.models.pure_pass import GRID
+from ppsr.models.registry import MODELS, require_settings
 from ppsr.runtime.backend import Device
 
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -21,6 +22,8 @@ class TrainOptions:
 
     scale: int = 2
     model: ModelName = "pp-atd-light"
+    ratio: float | None = None
+    """Share of the windows that attend; for "camixer-atd-light" only. None: its default."""
     data: str = "."
     """Folder of ground-truth pictures."""
     validation: str | None = None
@@ -91,6 +94,11 @@ class TrainOptions:
         for fine, expected, found in allowed:
             if not fine:
                 raise UsageError(f"expected {expected}, got {found}")
+        require_settings(self.model, self.scale, None, self.ratio)
+        if self.init == "default" and MODELS[self.model].shipped is None:
+            raise UsageError(
+                f"no weights of {self.model} are shipped; take --init bicubic, or a checkpoint"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Spell the options as plain values; ``from_dict`` reads them back."""

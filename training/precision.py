@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppsr.models.atd import ATD
+from ppsr.models.network import Network
+from ppsr.models.registry import MODELS
 
 from .options import Precision
 
@@ -17,12 +18,13 @@ _library: Any = None  # torch does not type its library
 
 
 def prepare(
-    model: ATD, precision: Precision, device: torch.device
+    model: Network, precision: Precision, device: torch.device
 ) -> AbstractContextManager[object]:
     """Set the network up for ``precision`` -> the context its forward pass runs in.
 
-    "bf16": autocast; the first and the last convolution and with them the residual stream stay
-    float32. "tf32": matrix products of CUDA are rounded to 10 bits. "fp32": nothing is rounded.
+    "bf16": autocast; the layers next to the picture (the first and the last convolution) and with
+    them the residual stream stay float32. "tf32": matrix products of CUDA are rounded to 10 bits.
+    "fp32": nothing is rounded.
     """
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
@@ -30,8 +32,8 @@ def prepare(
         return nullcontext()
     if device.type == "cpu":
         _keep_softmax_in_bfloat16()
-    for module in (model.conv_first, model.upsample):
-        _keep_float32(module, device.type)
+    for name in MODELS[model.config.name].ends:
+        _keep_float32(model.get_submodule(name), device.type)
     return torch.autocast(device.type, torch.bfloat16)
 
 

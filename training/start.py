@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ppsr.models.atd import ATD
-from ppsr.models.checkpoint import config_of, read_checkpoint
+from ppsr.models.checkpoint import read_checkpoint
 from ppsr.models.errors import UsageError
 from ppsr.models.factory import build
+from ppsr.models.families import config_of
+from ppsr.models.network import Network
+from ppsr.models.registry import MODELS
 
 from .options import TrainOptions
 
-LAST = "upsample.0"
 
-
-def starting_network(options: TrainOptions) -> ATD:
+def starting_network(options: TrainOptions) -> Network:
     """Build the network and give it the weights that ``options.init`` names, in training mode.
 
     "bicubic" starts from nothing, see ``bicubic_start``. A checkpoint of another scale gives all
@@ -25,27 +26,28 @@ def starting_network(options: TrainOptions) -> ATD:
     shipped weights. Raises CheckpointError, or UsageError for a file that is not there.
     """
     if options.init == "bicubic":
-        model = build(options.model, options.scale, weights=None)
+        model = build(options.model, options.scale, weights=None, ratio=options.ratio)
         bicubic_start(model)
         return model.train()
+    last = MODELS[options.model].last
     if options.init == "default":
-        state = build(options.model, options.scale).state_dict()
+        state = build(options.model, options.scale, ratio=options.ratio).state_dict()
     else:
         if not Path(options.init).exists():
             raise UsageError(
                 f"expected default, bicubic or a checkpoint for --init, got {options.init}"
             )
-        state = read_checkpoint(options.init)
+        state = read_checkpoint(options.init, name=options.model)
     found = config_of(state).scale
     if found != options.scale:
-        state = {**state, **rescale_last(state, found, options.scale)}
-    model = build(options.model, options.scale, weights=None)
+        state = {**state, **rescale_last(state, found, options.scale, last)}
+    model = build(options.model, options.scale, weights=None, ratio=options.ratio)
     model.load_state_dict(state)
     return model.train()
 
 
-def rescale_last(state: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
-    """Interpolate the last convolution: its rows are the phases of an output pixel.
+def rescale_last(state: dict[str, Tensor], old: int, new: int, last: str) -> dict[str, Tensor]:
+    """Interpolate the last convolution, of that name: its rows are the phases of an output pixel.
 
     Phase p of S lies at (p + 0.5) / S - 0.5 of a low-resolution pixel. Straight lines through the
     outer phases of the old scale, in both directions, are read at the phases of the new one.
@@ -54,27 +56,35 @@ def rescale_last(state: dict[str, Tensor], old: int, new: int) -> dict[str, Tens
     at = (torch.arange(new) + 0.5) / new - 0.5
     mix = torch.stack((0.5 - at / (2 * end), 0.5 + at / (2 * end)), 1)  # new 2
     changed = {}
-    for name in (f"{LAST}.weight", f"{LAST}.bias"):
+    for name in (f"{last}.weight", f"{last}.bias"):
         rows = state[name].reshape(3, old, old, -1)[:, :: old - 1, :: old - 1]
         rows = torch.einsum("ia,jb,cabk->cijk", mix, mix, rows)
         changed[name] = rows.reshape(3 * new**2, *state[name].shape[1:]).contiguous()
     return changed
 
 
-def bicubic_start(model: ATD) -> None:
+def bicubic_start(model: Network) -> None:
     """Make the network begin as bicubic interpolation; saves about the first thousand steps.
 
-    27 channels of conv_first copy the 3 x 3 neighbours in R, G and B; the last convolution puts
+    27 channels of the first convolution copy the 3 x 3 neighbours in R, G and B; the last one puts
     them together with the bicubic weights of each phase; what the body adds starts near zero.
     """
-    first, last, scale = model.conv_first, model.upsample[0], model.scale
+    known, scale = MODELS[model.config.name], model.scale
+    first, last = (model.get_submodule(name) for name in (known.first, known.last))
+    assert isinstance(first, nn.Conv2d)
     assert isinstance(last, nn.Conv2d)
+    quiet = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and any(fnmatchcase(name, glob) for glob in known.quiet)
+    ]
     with torch.no_grad():
-        model.conv_after_body.weight.mul_(0.01)
-        for convolution in (model.conv_after_body, first, last):
+        for convolution in quiet:
+            convolution.weight.mul_(0.01)
+        for convolution in (*quiet, first, last):
             assert convolution.bias is not None
             convolution.bias.zero_()
-        first.weight[:27] = torch.eye(27).reshape(27, 3, 3, 3)
+        first.weight[:27] = torch.eye(27).reshape(27, 3, 3, 3) / known.gain
         last.weight.zero_()
         for phase_y in range(scale):
             for phase_x in range(scale):

@@ -1,4 +1,4 @@
-"""The training loop: L1, AdamW, an average of the weights; it can be killed and resumed."""
+"""The training loop: loss, optimiser, an average of the weights; it can be killed and resumed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import l1_loss
 
 from ppsr.models.errors import BackendUnavailable, PpsrError, UsageError
 from ppsr.runtime.bench import machine
@@ -19,6 +18,7 @@ from ppsr.runtime.dataset import find_pictures
 from .average import Average
 from .journal import Journal, Meter, Row
 from .loader import Loader
+from .losses import loss_of
 from .optimiser import Optimiser
 from .options import TrainOptions
 from .patches import Patches
@@ -69,9 +69,8 @@ class Trainer:
         self._patches = Patches.read(pictures, options.scale, options.patch, on_picture)
         self.network = starting_network(options).to(self.device)
         self._context = prepare(self.network, options.precision, self.device)
-        self._forward: nn.Module = self.network
-        if options.compile:
-            self._forward = torch.compile(self.network)  # type: ignore[assignment]
+        forward, self._loss = loss_of(self.network)
+        self._forward = torch.compile(forward) if options.compile else forward
         self._optimiser = Optimiser(self.network, options)
         self._average = Average(self.network, options.average)
         self.step, self.seconds = 0, 0.0
@@ -129,9 +128,11 @@ class Trainer:
 
     def _train_step(self, loader: Loader, rate: float) -> torch.Tensor:
         low, high = loader.take(self.step)
+        # What networks draw in training: by step, so that a resumed run draws the same.
+        torch.manual_seed((self.options.seed * 2**32 + self.step) % 2**63)
         with self._context:
-            out = self._forward(low)
-        loss = l1_loss(out.float(), high)
+            made = self._forward(low)
+        loss = self._loss(made, high)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip)
         self._optimiser.step(rate)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ppsr.models.atd import ATD
 from ppsr.models.errors import UsageError
 from ppsr.models.factory import build
+from ppsr.models.network import Network
 from ppsr.runtime.dataset import read_ground_truth
 from ppsr.runtime.imresize import degrade
 from ppsr.runtime.metrics import psnr_y
@@ -26,7 +26,8 @@ class Validation:
     def __init__(self, paths: Sequence[Path], options: TrainOptions, device: torch.device) -> None:
         """Decode the pictures. Raises PictureError, or UsageError for one that is too small."""
         self._scale, self._device = options.scale, device
-        self._network: ATD = build(options.model, options.scale, weights=None).to(device)
+        network = build(options.model, options.scale, weights=None, ratio=options.ratio)
+        self._network: Network = network.to(device)
         self._pairs = []
         for path in paths:
             low, high = degrade(read_ground_truth(path), options.scale)

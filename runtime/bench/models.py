@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ppsr.models.errors import ArtefactError, UsageError
+from ppsr.models.registry import MODELS, names_routed
 from ppsr.runtime.backend import Device
 from ppsr.runtime.open_model import open_model, shown_name, without_device
 from ppsr.runtime.sidecar import read_sidecar, sha256
@@ -119,10 +120,11 @@ def require_comparable(masked: Upscaler, dense: Upscaler) -> None:
                 f"expected two models of the same {what}, got {first} and {second}; "
                 f"export both with {option}"
             )
-    if a.pure_pass is None or b.pure_pass is not None:
+    if a.pure_pass is None or MODELS[b.model].routing != "none":
         raise UsageError(
             f"expected a masked model against a dense one, got {a.model} against {b.model}; "
-            "export the dense one with --model atd-light and name it after --against"
+            f"export the dense one with --model {names_routed('none')[0]} and name it after "
+            "--against"
         )
 
 

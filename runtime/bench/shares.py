@@ -133,7 +133,7 @@ def measure_curve(
     say("shares: photos")
     pairs = [(_whole(model, one), _whole(dense, one)) for one in chosen]
     real = [
-        _point(model, one, _mask(model, one), *timings)
+        _point(model, dense, one, _mask(model, one), *timings)
         for one, timings in zip(chosen, _measure(pairs, model, dense, runs), strict=True)
     ]
     if not model.upscaler.artefact.takes_active:
@@ -144,7 +144,7 @@ def measure_curve(
     say("shares: made masks")
     pairs = [_told(model, dense, middle, mask) for mask in masks]
     made = [
-        _point(model, middle, mask, *timings)
+        _point(model, dense, middle, mask, *timings)
         for mask, timings in zip(masks, _measure(pairs, model, dense, runs), strict=True)
     ]
     return Curve(model.name, tuple(real), tuple(made))
@@ -233,18 +233,24 @@ def _mask(model: Model, one: Input) -> npt.NDArray[np.bool_]:
 
 
 def _point(
-    model: Model, one: Input, mask: npt.NDArray[np.bool_], masked: Timing, dense: Timing
+    model: Model,
+    against: Model,
+    one: Input,
+    mask: npt.NDArray[np.bool_],
+    masked: Timing,
+    dense: Timing,
 ) -> Point:
     height, width = one.size
     of = (model.upscaler.scale, height, width)
     share = float(mask[:height, :width].mean())
-    counted = multiply_adds("pp-atd-light", *of, int((~mask).sum()))
+    name, other = model.upscaler.artefact.model, against.upscaler.artefact.model
+    counted = multiply_adds(name, *of, int((~mask).sum()))
     return Point(
         picture=one.name,
         size=one.size,
         share=share,
         masked=masked,
         dense=dense,
-        saving_paper=1 - paper_flops("pp-atd-light", *of, share) / paper_flops("atd-light", *of),
-        saving_multiply_adds=1 - counted / multiply_adds("atd-light", *of),
+        saving_paper=1 - paper_flops(name, *of, share) / paper_flops(other, *of),
+        saving_multiply_adds=1 - counted / multiply_adds(other, *of),
     )

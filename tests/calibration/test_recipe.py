@@ -106,7 +106,7 @@ REFUSED = {
     "a word more": (f'speed = "high"\n{TEXT}', "has an unknown key 'speed'"),
     "no default": (TEXT.replace('default = "fp32"', ""), "lacks 'default'"),
     "other default": (TEXT.replace('default = "fp32"', 'default = "int8"'), "default of fp32,"),
-    "model": (TEXT.replace("pp-atd-light", "swinir"), "a model of pp-atd-light, atd-light, got"),
+    "model": (TEXT.replace("pp-atd-light", "swinir"), "camixer-atd-light, adaformer, got"),
     "scale": (TEXT.replace("scale = 2", "scale = 5"), "a scale of 2, 3, 4, got 5"),
     "scale as text": (TEXT.replace("scale = 2", 'scale = "2"'), "a whole number as 'scale'"),
     "precision": (TEXT.replace('"fp16"', '"int4"'), "a precision of layers.0.1.wqkv of fp32,"),

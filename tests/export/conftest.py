@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from skimage import data
 
 from ppsr.calibration.crops import Crop, sample_crops
-from ppsr.export import cli, contestants, pipeline, reference, reproof
+from ppsr.export import cli, contestants, graphs, pipeline, reference, reproof
 from ppsr.export.attention_nodes import share_weights
 from ppsr.export.compose import join_front_end, write_metadata
 from ppsr.export.lowering import take_ranges
@@ -30,7 +30,7 @@ from ppsr.export.tuning import RECIPES
 from ppsr.export.verify import GraphRun
 from ppsr.models import build
 from ppsr.models.atd import ATD
-from ppsr.models.config import config_for
+from ppsr.models.registry import config_for
 from ppsr.runtime.artefact import Artefact
 from ppsr.runtime.ort import open_session
 from ppsr.runtime.sidecar import Sidecar, sha256, sidecar_path
@@ -58,7 +58,7 @@ def eager_once() -> Iterator[None]:
     run = reference._eager
 
     def once(network: ATD, rgb: Rgb, active: Any, imposed: Any) -> Any:
-        categories = None if imposed is None else tuple(c.tobytes() for c in imposed)
+        categories = None if imposed is None else tuple(c.tobytes() for c in imposed.values())
         key = id(network), rgb.shape, rgb.tobytes(), active.tobytes(), categories
         if key not in kept:
             kept[key] = network, run(network, rgb, active, imposed)  # The network keeps its id.
@@ -244,8 +244,8 @@ def tiny_export(
     network(), traced(), front_end()
     monkeypatch.setattr(pipeline, "build", lambda *_, **__: network())
     monkeypatch.setattr(pipeline, "trace_network", lambda *_: traced())
-    monkeypatch.setattr(pipeline, "trace_front_end", lambda *_: front_end())
-    monkeypatch.setattr(pipeline, "VERIFIED_SIZES", ((16, 16), (37, 50)))
+    monkeypatch.setattr(graphs, "trace_front_end", lambda *_: front_end())
+    monkeypatch.setattr(graphs, "VERIFIED_SIZES", ((16, 16), (37, 50)))
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def run(*arguments: str) -> Result:
 def tiny(network: Callable[..., ATD], traced: Callable[..., onnx.ModelProto]) -> Iterator[None]:
     """Calibrate the tiny network, on small crops, without tracing it again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrate, "build", lambda *_: network())
+        patch.setattr(calibrate, "build", lambda *_, **__: network())
         patch.setattr(calibrate, "trace_network", lambda *_: traced())
         sides = {calibrate.HELD_OUT_SIDE: 48}
         patch.setattr(calibrate, "draw", lambda *a, side=0: draw(*a, side=sides.get(side, 32)))

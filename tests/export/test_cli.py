@@ -16,7 +16,7 @@ import onnx
 import pytest
 from click.testing import Result
 
-from ppsr.export import pipeline
+from ppsr.export import graphs, pipeline
 from ppsr.models.errors import ParityError
 from ppsr.runtime import Upscaler
 from ppsr.runtime.artefact import INPUT, OUTPUT
@@ -50,7 +50,7 @@ def test_exports_the_shipped_network(real: Real, network: Callable) -> None:
     sidecar = json.loads((folder / "pp-atd-light_x2_fp32.onnx.json").read_text())
     assert sidecar["onnx_sha256"] == hashlib.sha256(data).hexdigest()
     assert sidecar["weights_sha256"] == network("pp-atd-light").weights_sha256
-    assert len(sidecar["parity"]) == len(pipeline.VERIFIED_SIZES)
+    assert len(sidecar["parity"]) == len(graphs.VERIFIED_SIZES)
     assert max(report["max_abs"] for report in sidecar["parity"]) <= 1e-4
     assert sidecar["profiles"] == []
     weights = 753_204 * 4
@@ -71,7 +71,7 @@ def test_tells_what_it_does(real: Real) -> None:
     ):
         assert words in output, words
     assert re.search(r"\d\.\d s  publish", output)
-    assert output.count(" dB ") == len(pipeline.VERIFIED_SIZES)
+    assert output.count(" dB ") == len(graphs.VERIFIED_SIZES)
 
 
 def test_the_file_upscales_a_photo(real: Real, photo: Callable) -> None:
@@ -155,7 +155,7 @@ def test_fp16_tells_its_largest_value(tiny_export: None, command: Callable, tmp_
         (MemoryError(), 1, "Error: not enough memory"),
     ],
 )
-@pytest.mark.parametrize("where", ["trace_network", "verify", "_publish"])
+@pytest.mark.parametrize("where", ["pipeline.trace_network", "graphs.verify", "pipeline._publish"])
 def test_failures_leave_nothing_behind(
     tiny_export: None,
     command: Callable,
@@ -169,7 +169,7 @@ def test_failures_leave_nothing_behind(
     def fail(*_arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, where, fail)
+    monkeypatch.setattr(f"ppsr.export.{where}", fail)
     result = command("--target", "onnx", "-o", tmp_path / "out")
     assert result.exit_code == code
     assert result.stderr.startswith(message)

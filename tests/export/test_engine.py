@@ -286,10 +286,10 @@ class TestRtx:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        from ppsr.export import lowering, pipeline
+        from ppsr.export import graphs, lowering
 
-        monkeypatch.setattr(lowering, "to_fp16", lambda model: model)
-        monkeypatch.setattr(pipeline, "verify", lambda *_: [])
+        monkeypatch.setattr(lowering, "to_fp16", lambda model, islands: model)
+        monkeypatch.setattr(graphs, "verify", lambda *_: [])
         result = command("--fp16", "--target", "tensorrt-rtx", "-o", tmp_path)
         assert result.exit_code == 3
         assert "to be HALF, it is FLOAT" in result.stderr

@@ -36,7 +36,7 @@ def test_it_is_a_backend(
     with Upscaler.open(publish("tiny", form), device="cpu", threads=1) as upscaler:
         expected = upscaler(rgb)
     outputs = []
-    for watch in ((), category_tensors(graph("tiny", form)[0])):
+    for watch in ((), list(category_tensors(graph("tiny", form)[0]).values())):
         backend = GraphBackend(*graph("tiny", form), watch=watch, optimise=optimise, threads=1)
         with Upscaler(backend) as upscaler:
             outputs.append(upscaler(rgb))
@@ -48,7 +48,7 @@ def test_it_is_a_backend(
 def test_what_is_watched_comes_by_name(graph: Callable, photo: Callable) -> None:
     model, artefact = graph()
     sites = sites_of(list_layers_of(model))
-    categories = category_tensors(model)
+    categories = category_tensors(model).values()
     assert len(categories) == 2
     watch = [INPUT, *sites.values(), *categories, OUTPUT]
     with GraphBackend(model, artefact, watch=watch, threads=1) as backend:

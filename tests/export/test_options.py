@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from ppsr.export import flavour
-from ppsr.export.options import DEFAULT_PROFILES, FORMS, TARGETS, ExportOptions, Profile, Target
+from ppsr.export.options import (
+    CPU_TARGETS,
+    DEFAULT_PROFILES,
+    FORMS,
+    SMALLER_PROFILES,
+    TARGETS,
+    ExportOptions,
+    Profile,
+    Target,
+)
 from ppsr.export.tuning import RECIPES
+from ppsr.models.config import PurePass
 from ppsr.models.errors import UsageError
 from ppsr.runtime.artefact import Tuning
 
@@ -17,7 +28,18 @@ HERE = Path(__file__)
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"scale": 5}, "expected scale to be one of 2, 3, 4, got 5"),
     ({"scale": "2"}, "expected scale to be one of 2, 3, 4, got '2'"),
-    ({"model": "edsr"}, "expected model to be one of pp-atd-light, atd-light, got 'edsr'"),
+    (
+        {"model": "edsr"},
+        "expected model to be one of pp-atd-light, atd-light, camixer-atd-light, adaformer, got",
+    ),
+    ({"ratio": 0.5}, "pp-atd-light has no ratio: expected ratio=None, got 0.5; take camixer"),
+    ({"model": "camixer-atd-light", "ratio": 1.5}, "expected a ratio above 0, up to 1, "),
+    ({"model": "adaformer", "pure_pass": PurePass()}, "adaformer has no routing: expected pure"),
+    (
+        {"model": "camixer-atd-light", "profiles": (Profile(max=(1088, 1920)),)},
+        "at most 983040 pixels .* among 3840 windows at most in an engine, got 1088x1920",
+    ),
+    ({"model": "adaformer", "target": "openvino", "fp16": True}, "expected no fp16 for the target"),
     ({"form": "neither"}, "expected form to be one of both, self-contained, routed, got 'neither'"),
     ({"opset": 19}, "expected opset to be one of 20, 21, 22, got 19"),
     ({"atol": 0.0}, "expected an atol above 0, got 0"),
@@ -48,6 +70,25 @@ def test_derived_values() -> None:
     assert ExportOptions(fp16=True).precision == "fp16"
     assert ExportOptions(int8=True, data=HERE).precision == "int8"
     assert ExportOptions(recipe=HERE).precision == "mixed"
+
+
+def test_graphs_for_cpus_are_made_where_the_network_has_one() -> None:
+    tunings = {
+        (model, target): ExportOptions(model=model, target=target).tuning
+        for model in ("pp-atd-light", "camixer-atd-light", "adaformer")
+        for target in CPU_TARGETS
+    }
+    assert [pair for pair, tuning in tunings.items() if tuning == "any"] == [
+        *(("camixer-atd-light", target) for target in CPU_TARGETS),
+        ("adaformer", "openvino"),
+    ]
+    assert not ExportOptions(model="adaformer", target="openvino").may_build
+
+
+def test_engines_that_choose_among_windows_have_smaller_profiles() -> None:
+    assert ExportOptions(model="camixer-atd-light").profiles == SMALLER_PROFILES
+    assert ExportOptions(model="adaformer").profiles == DEFAULT_PROFILES
+    assert max(math.prod(profile.max) for profile in SMALLER_PROFILES) <= 3840 * 256
 
 
 def test_profiles_are_rounded_up_to_the_grid() -> None:

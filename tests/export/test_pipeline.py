@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ppsr.calibration.photo import sample_photo
-from ppsr.export import export, pipeline
+from ppsr.export import export, graphs, pipeline
 from ppsr.export.cpu_layer import ChunkedLayer
 from ppsr.export.options import ExportOptions, Profile
 from ppsr.export.pipeline import export_model
@@ -176,7 +176,7 @@ def test_sidecars_are_strict_json(tiny_export: None, tmp_path: Path) -> None:
 def test_without_verification(
     tiny_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "verify", None)
+    monkeypatch.setattr(graphs, "verify", None)
     options = ExportOptions(form="routed", output=tmp_path, verify=False, target="onnx")
     made, _ = export_model(options).models
     assert made.parity == ()
@@ -200,7 +200,7 @@ def test_a_mismatch_publishes_nothing(perturbed: None, tmp_path: Path) -> None:
 def test_a_mismatch_of_the_second_form_publishes_nothing(
     tiny_export: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, forms = pipeline.verify, []
+    run, forms = graphs.verify, []
 
     def fail_second(model: Any, artefact: Artefact, *rest: Any) -> Any:
         forms.append(artefact.form)
@@ -208,7 +208,7 @@ def test_a_mismatch_of_the_second_form_publishes_nothing(
             raise ParityError("no")
         return run(model, artefact, *rest)
 
-    monkeypatch.setattr(pipeline, "verify", fail_second)
+    monkeypatch.setattr(graphs, "verify", fail_second)
     with pytest.raises(ParityError):
         export(target="onnx", scale=2, output=tmp_path)
     assert forms == ["self-contained", "routed"]

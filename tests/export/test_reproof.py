@@ -212,7 +212,7 @@ def test_a_graph_that_hides_its_categories_is_no_pass(
                 model.graph.node.insert(at, squeeze)
                 model.graph.node.insert(at, top)
 
-    with pytest.raises(ParityError, match="expected 2 layers that sort tokens, the graph has 0"):
+    with pytest.raises(ParityError, match="2 places where choices are made, the graph has 0"):
         verify(publish(change=hide))
 
 
@@ -431,7 +431,7 @@ def test_an_engine_is_verified_on_what_it_takes(
 def test_what_fails_a_proof(changes: dict[str, Any], message: str | None) -> None:
     """On average: another picture loses nothing."""
     figures = (replace(GOOD, **changes), replace(GOOD, picture="b"))
-    proof = Proof({}, {}, "fp32", 0.005, figures, 60.0, {})
+    proof = Proof({"model": "atd-light"}, {}, "fp32", 0.005, figures, 60.0, {})
     assert (proof.failure is None) == (message is None)
     assert (message or "") in (proof.failure or "")
     json.dumps(proof.to_json(), allow_nan=False)

@@ -137,7 +137,7 @@ def test_routing_can_be_replaced():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("atd", 2), "expected a model of pp-atd-light, atd-light, got 'atd'"),
+        (("atd", 2), "atd-light, camixer-atd-light, adaformer, got 'atd'"),
         (("", 2), "expected a model"),
         (("atd-light", 5), "expected a scale of 2, 3, 4, got 5"),
         (("atd-light", 0), "expected a scale"),

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save, save_file
 
 from ppsr.models import build
-from ppsr.models.checkpoint import config_of, read_checkpoint, weights_digest
+from ppsr.models.checkpoint import read_checkpoint, weights_digest
 from ppsr.models.config import Config
+from ppsr.models.families import config_of
 
 
 def same(read: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> bool:

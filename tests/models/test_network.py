@@ -127,10 +127,14 @@ def test_flat_pictures_stay_finite_in_float32(request, name, value):
 @pytest.mark.parametrize(
     "size", [(8, 8), (8, 31), (9, 15), (15, 9), (16, 16), (17, 33), (37, 50), (16, 400), (31, 8)]
 )
-@pytest.mark.parametrize("pure_pass", [PurePass(), None], ids=["routed", "dense"])
-def test_any_size_from_8_up(small, size, pure_pass):
+@pytest.mark.parametrize(
+    "settings",
+    [{"pure_pass": PurePass()}, {}, {"ratio": 0.5}],
+    ids=["routed", "dense", "mixed"],
+)
+def test_any_size_from_8_up(small, size, settings):
     """The picture is mirrored to multiples of 16, edge repeated, and the output is cut."""
-    network = small(pure_pass)
+    network = small(**settings)
     rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     images = torch.stack([torch.from_numpy(p.copy()) for p in (rgb, rgb[::-1])])
     images = images.permute(0, 3, 1, 2).double() / 255
@@ -150,11 +154,13 @@ def test_output_is_scale_times_larger(small, scale):
 
 
 @torch.no_grad()
-def test_samples_of_a_batch_are_independent(pure_pass_network, half_pure, to_image):
+@pytest.mark.parametrize("settings", [{"pure_pass": PurePass()}, {"ratio": 0.5}])
+def test_samples_of_a_batch_are_independent(small, settings, half_pure, to_image):
+    network = small(**settings)
     batch = torch.cat([to_image(half_pure), to_image(half_pure[::-1]), to_image(half_pure) / 2])
-    together = pure_pass_network(batch)
+    together = network(batch)
     for one, out in zip(batch.split(1), together, strict=True):
-        torch.testing.assert_close(pure_pass_network(one)[0], out, **EXACT)
+        torch.testing.assert_close(network(one)[0], out, **EXACT)
 
 
 @torch.no_grad()
@@ -219,3 +225,38 @@ def test_routing_goes_by_the_picture_before_padding_is_cut(pure_pass_network, ha
 def test_wrong_shapes_are_refused(pure_pass_network, shape):
     with pytest.raises(ValueError, match="expected N 3 H W with H and W of at least 8, got"):
         pure_pass_network(torch.zeros(shape, dtype=torch.float64))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
+def test_flat_pictures_stay_finite_with_mixed_windows(small, value):
+    """Windows away from the border are equal there: the choice is a tie."""
+    network = small(ratio=0.5).float()
+    image = torch.full((1, 3, 64, 96), value)
+    out = network(image)
+    assert out.isfinite().all()
+    assert torch.equal(network(image), out)
+
+
+def test_training_forward_is_of_mixed_windows_in_training_mode(small):
+    image = random_images(1, 3, 16, 16)
+    with pytest.raises(
+        ValueError, match="expected camixer-atd-light in training mode, got atd-light"
+    ):
+        small().train().training_forward(image)
+    with pytest.raises(ValueError, match="got camixer-atd-light in evaluation mode"):
+        small(ratio=0.5).training_forward(image)
+    with pytest.raises(ValueError, match="expected N 3 H W with H and W of at least 8"):
+        small(ratio=0.5).train().training_forward(image[..., :7])
+
+
+def test_training_forward_is_the_training_mode(small):
+    network, image = small(ratio=0.5).train(), random_images(2, 3, 17, 40)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        wanted = network(image)
+        torch.manual_seed(0)
+        out, decisions = network.training_forward(image)
+    assert torch.equal(out, wanted)
+    assert decisions.shape == (2, 4)
+    assert out.shape == (2, 3, 34, 80)

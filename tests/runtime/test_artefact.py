@@ -29,6 +29,20 @@ def test_what_it_is_tuned_for_comes_back(identity: Callable, form: str, tuning: 
     assert Artefact.from_metadata(artefact.to_metadata(), "it") == artefact
 
 
+@pytest.mark.parametrize(("ratio", "label"), [(0.8, "-0.8"), (0.5, "-0.5"), (1.0, "-1")])
+def test_the_ratio_comes_back_and_is_in_the_name(
+    identity: Callable, ratio: float, label: str
+) -> None:
+    """Files of networks without one, and those from before, do not speak of it."""
+    changes = {"model": "camixer-atd-light", "pure_pass": None, "ratio": ratio}
+    artefact = replace(identity(), **changes)
+    assert Artefact.from_metadata(artefact.to_metadata(), "it") == artefact
+    assert artefact.stem == f"camixer-atd-light{label}_x2_fp32"
+    assert "ratio" not in identity().to_metadata()
+    with pytest.raises(ArtefactError, match="garbled 'ratio'"):
+        Artefact.from_metadata({**artefact.to_metadata(), "ratio": "half"}, "it")
+
+
 @pytest.mark.parametrize("precision", get_args(Precision))
 def test_the_precision_comes_back(identity: Callable, precision: Precision) -> None:
     artefact = replace(identity(), precision=precision)

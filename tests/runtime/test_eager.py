@@ -17,7 +17,7 @@ from ppsr.runtime.metrics import psnr
 torch = pytest.importorskip("torch")
 
 from ppsr.models import build  # noqa: E402
-from ppsr.runtime import eager  # noqa: E402
+from ppsr.models.atd import ATD  # noqa: E402
 from ppsr.runtime.eager import EagerBackend  # noqa: E402
 
 
@@ -115,10 +115,8 @@ def test_torchs_settings_are_left_as_they_were(
         return torch.get_num_threads(), cudnn.enabled, cudnn.allow_tf32
 
     seen = []
-    real = eager.ATD.upscale
-    monkeypatch.setattr(
-        eager.ATD, "upscale", lambda *inputs: (seen.append(settings()), real(*inputs))[1]
-    )
+    real = ATD.upscale
+    monkeypatch.setattr(ATD, "upscale", lambda *inputs: (seen.append(settings()), real(*inputs))[1])
     torch.set_num_threads(2)
     try:
         before = settings()
@@ -135,7 +133,7 @@ def test_what_cannot_be_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         EagerBackend(tmp_path / "no.pth")
     with pytest.raises(UsageError, match="the shipped weights exist by scale"):
         EagerBackend("default")
-    with pytest.raises(UsageError, match="has no routing to change"):
+    with pytest.raises(UsageError, match="atd-light has no routing: expected pure_pass=None"):
         EagerBackend("default", model="atd-light", scale=2, pure_pass=PurePass())
     with pytest.raises(UsageError, match="openvino, openvino-bf16, got 'tpu'"):
         EagerBackend("default", "tpu", scale=2)  # type: ignore[arg-type]
@@ -174,7 +172,7 @@ def test_failures_are_one_line(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(eager.ATD, "upscale", fail)
+    monkeypatch.setattr(ATD, "upscale", fail)
     with (
         pytest.raises(PpsrError, match=message),
         Upscaler(EagerBackend("default", "cpu", scale=2)) as up,

@@ -28,19 +28,31 @@ def enlarge(model: torch.nn.Module, low: np.ndarray) -> np.ndarray:
     return out.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [*(("pp-atd-light", scale) for scale in (2, 3, 4)), ("camixer-atd-light", 2), ("adaformer", 4)],
+)
 def test_from_nothing_means_bicubic(
-    options: Callable[..., TrainOptions], pair: tuple, scale: int
+    options: Callable[..., TrainOptions], pair: tuple, name: str, scale: int
 ) -> None:
     """The mirror at the edges and the mean's zero padding aside, as near as the body's start."""
-    model = starting_network(options(init="bicubic", scale=scale))
+    model = starting_network(options(init="bicubic", model=name, scale=scale))
     assert model.training
     assert model.scale == scale
     border = 4 * scale
     inside = (slice(border, -border), slice(border, -border))
     made = enlarge(model, pair[0])[inside]
-    assert psnr(made, imresize(pair[0], scale)[inside]) > 45
+    assert psnr(made, imresize(pair[0], scale)[inside]) > 42
     assert psnr(made, pair[0].repeat(scale, 0).repeat(scale, 1)[inside]) < 40
+
+
+def test_networks_without_shipped_weights_start_from_something_else(
+    options: Callable[..., TrainOptions],
+) -> None:
+    with pytest.raises(UsageError, match="no weights of adaformer are shipped; take --init bicub"):
+        options(model="adaformer")
+    with pytest.raises(UsageError, match="pp-atd-light has no ratio"):
+        options(ratio=0.5)
 
 
 def test_default_is_the_shipped_weights(options: Callable[..., TrainOptions]) -> None:
@@ -72,7 +84,7 @@ def test_another_scale_gives_all_but_the_last_convolution(
 
 def test_the_last_convolution_of_the_same_scale_stays() -> None:
     state = build("pp-atd-light", 2).state_dict()
-    for name, value in rescale_last(state, 2, 2).items():
+    for name, value in rescale_last(state, 2, 2, "upsample.0").items():
         torch.testing.assert_close(value, state[name])
 
 
@@ -80,7 +92,7 @@ def test_a_picture_of_one_colour_keeps_it_at_another_scale() -> None:
     """Phases that agree at x2 agree at x4: each set of weights in the mix adds up to 1."""
     rows = torch.randn(3, 1, 48, 3, 3).expand(3, 4, 48, 3, 3)
     state = {"upsample.0.weight": rows.reshape(12, 48, 3, 3), "upsample.0.bias": torch.ones(12)}
-    made = rescale_last(state, 2, 4)
+    made = rescale_last(state, 2, 4, "upsample.0")
     expected = rows[:, :1].expand(3, 16, 48, 3, 3).reshape(48, 48, 3, 3)
     torch.testing.assert_close(made["upsample.0.weight"], expected)
     torch.testing.assert_close(made["upsample.0.bias"], torch.ones(48))

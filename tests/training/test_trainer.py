@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,11 +48,23 @@ def test_training_learns(options: Make, tmp_path: Path) -> None:
     assert losses[-1] < 0.92 * losses[0], losses
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_stopped_and_resumed_is_bit_equal(options: Make, tmp_path: Path, precision: str) -> None:
-    straight = new_run(tmp_path / "straight", options(steps=6, precision=precision))
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"precision": "fp32"},
+        {"precision": "bf16"},
+        {"precision": "bf16", "model": "camixer-atd-light", "ratio": 0.8, "init": "bicubic"},
+        {"precision": "bf16", "model": "adaformer", "init": "bicubic"},
+    ],
+    ids=lambda given: f"{given.get('model', 'pp-atd-light')}, {given['precision']}",
+)
+def test_stopped_and_resumed_is_bit_equal(
+    options: Make, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    """Also of what CAMixer draws at random."""
+    straight = new_run(tmp_path / "straight", options(steps=6, **given))
     assert straight.run()
-    stopped = new_run(tmp_path / "stopped", options(steps=6, precision=precision))
+    stopped = new_run(tmp_path / "stopped", options(steps=6, **given))
     assert not stopped.run(should_stop=lambda: stopped.step == 3)
     resumed = resumed_run(tmp_path / "stopped")
     assert resumed.step == 3
