@@ -17,8 +17,9 @@ demo: .venv/.installed-demo ## Export the x2 model and upscale the sample photo
 	$(BIN)/ppsr-run artifacts/pp-atd-light_x2_fp32.onnx calibration/coffee.webp -o artifacts/sample_x2.png
 	@echo "The photo, twice as large: artifacts/sample_x2.png"
 
+# Two processes, each on one core: threads that wait for each other across both take many times as long.
 test: .venv/.installed-test ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/.installed-dev ## Lint and check types
 	$(BIN)/ruff check

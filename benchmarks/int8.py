@@ -38,10 +38,11 @@ from ppsr.export.calibrate import HELD_OUT_SIDE, CalibrateOptions, calibrate, tr
 from ppsr.export.compose import write_metadata
 from ppsr.export.graph_backend import GraphBackend, graph_sha256
 from ppsr.export.linear import Linear, list_layers_of, sites_of
-from ppsr.export.lowering import CROPS, ENDS
+from ppsr.export.lowering import CROPS
 from ppsr.export.mixed import mixed
 from ppsr.export.quantise import quantise
 from ppsr.models import build
+from ppsr.models.registry import MODELS
 from ppsr.runtime import bench
 from ppsr.runtime.artefact import Artefact
 from ppsr.runtime.bench.timing import Timing, in_turns
@@ -58,7 +59,8 @@ ROOT = Path(__file__).parents[1]
 TARGET, RECIPE = ROOT / "benchmarks/results/int8.json", ROOT / "benchmarks/results/recipe_x2.toml"
 SCALE, OPSET, BUDGET = 2, 20, 0.05
 SETS = ("Set5", "Set14", "B100")
-NAIVE, CALIBRATED, MIXED = "int8, naive", "int8, calibrated", "mixed"
+NAIVE, INNER, MIXED = "int8, naive", "int8, but the ends", "mixed"
+MODEL = MODELS["pp-atd-light"]
 PICTURES = 6
 """That estimators are compared on."""
 BEST = "mse"
@@ -90,21 +92,21 @@ class Network:
         described = write_metadata(share_weights(model), self.artefact)
         return Upscaler(GraphBackend(described, self.artefact))
 
-    def in_int8(self, amax: Mapping[str, float], but: Sequence[str] = ENDS) -> onnx.ModelProto:
+    def in_int8(self, amax: Mapping[str, float], but: Sequence[str]) -> onnx.ModelProto:
         names = [layer.name for layer in self.layers if layer.name not in but]
         return quantise(self.body, names, amax)
 
     def contestants(
         self, naive: Mapping[str, float], calibrated: Mapping[str, float]
     ) -> dict[str, onnx.ModelProto]:
-        """FP32, all layers by naive ranges, those of ``--int8`` by calibrated ones, the recipe."""
+        """FP32, all layers by naive ranges, all but the ends by calibrated ones, the recipe."""
         recipe = read_recipe(RECIPE)
         names = [layer.name for layer in self.layers]
         precisions = recipe.require(names, "pp-atd-light", SCALE, self.sha)
         return {
             "fp32": self.body,
             NAIVE: self.in_int8(naive, but=()),
-            CALIBRATED: self.in_int8(calibrated),
+            INNER: self.in_int8(calibrated, but=MODEL.ends),
             MIXED: mixed(self.body, precisions, recipe.amax, recipe.default),
         }
 
@@ -157,7 +159,10 @@ def estimators(data: Path) -> None:
     held_out = split(list_pictures([data]))[1]
     samples = list(draw(held_out, SCALE, PICTURES, side=HELD_OUT_SIDE))
     rows = {}
-    models = {name: network.in_int8(ranges.amax) for name, ranges in network.ranges(data).items()}
+    models = {
+        name: network.in_int8(ranges.amax, but=MODEL.kept_from_int8)
+        for name, ranges in network.ranges(data).items()
+    }
     for name, model in {"fp32": network.body, **models}.items():
         with network.upscaler(model) as up:
             psnrs = [psnr_y(up(one.lr), one.hr, SCALE, rounded=False) for one in samples]
@@ -171,7 +176,7 @@ def estimators(data: Path) -> None:
 @click.argument("calibration", type=click.Path(path_type=Path))
 @reports_errors
 def measure(data: Path, calibration: Path) -> None:
-    """Evaluate FP32, INT8 naive and calibrated, and the mix of the recipe."""
+    """Evaluate FP32, INT8 naive and but for the ends, and the mix of the recipe."""
     network = Network()
     ranges = network.ranges(calibration)
     models = network.contestants(ranges["minmax"].amax, ranges[BEST].amax)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ppsr.export.lowering import ENDS
+from ppsr.models.registry import MODELS
 from ppsr.runtime.files import replacing, write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def spell(content: Mapping[str, Any], half: Mapping[str, Any]) -> str:
     rows, best = measured["rows"], found["best"]
     height, width = timed["size"]
     moved = sum(one["chosen"] for one in found["groups"])
-    ends = " and ".join(f"`{name}`" for name in ENDS)
+    ends = " and ".join(f"`{name}`" for name in MODELS["pp-atd-light"].ends)
     fp16 = "; ".join(
         f"{name} {of['fp16'] - of['fp32']:+.4f} dB of {of['fp32']:.4f}" for name, of in half.items()
     )
@@ -53,9 +53,10 @@ def spell(content: Mapping[str, Any], half: Mapping[str, Any]) -> str:
     legend = f"""
         PSNR of Y, unrounded, dB, and SSIM, on whole pictures; the change against FP32 in brackets.
         Times are of one crop of {height} x {width}, in turns. "Layers" are those in INT8, of
-        {measured["layers"]}. Naive: all of them, ranges are the largest values seen. Calibrated:
-        what `--int8` makes, all but {ends}, ranges by the estimator `{found["estimator"]}`. Mixed:
-        `benchmarks/results/recipe_x2.toml`, found within {found["budget"]:g} dB. FP16, rounded, on
+        {measured["layers"]}. Naive: all of them, ranges are the largest values seen. But the
+        ends: without {ends}, ranges by the estimator `{found["estimator"]}`. Mixed:
+        `benchmarks/results/recipe_x2.toml`, found within {found["budget"]:g} dB, which is what
+        `--int8` makes of this network without a search. FP16, rounded, on
         5 and 20 pictures (docs/precision.md): {fp16}."""
     search = f"""
         Each group of layers alone in INT8, on {found["held_in"]} crops of half of the calibration

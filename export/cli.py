@@ -77,7 +77,7 @@ def _profiles(shapes: dict[str, Size | None]) -> tuple[Profile, ...]:
 )
 @click.option("--fp16", is_flag=True, help="FP16 but for named FP32 islands; inputs stay FP32.")
 @click.option(
-    "--int8", is_flag=True, help="INT8 in linear layers and convolutions but the first and last."
+    "--int8", is_flag=True, help="INT8 in linear layers and convolutions but the outermost."
 )
 @click.option(
     "--calibration",

@@ -27,12 +27,6 @@ from .tuning import Stage
 CROPS = 32
 """That ranges are taken from: rare values are what matters there."""
 
-ENDS = MODELS[ExportOptions.model].ends
-"""Layers of the default network that ``--int8`` leaves in FP32, as it does those of the others: one
-reads the picture, the other makes it. A picture has 256 levels for each colour already: 8 bits more
-of rounding cost more there than in all other layers together, and save a hundredth of their work. A
-recipe may still name them."""
-
 Told = Recipe | Ranges | Samples | None
 """What a precision needs to know beside the network."""
 
@@ -71,7 +65,10 @@ def lowering(
         return "precision mixed", mix
     if isinstance(told, Ranges):
         told.require(graph_sha256(body))
-        inner = [name for name in layers if name not in MODELS[options.model].ends]
+        # A picture has 256 levels for each colour already, and 8 bits more of rounding cost more
+        # next to it than in all other layers together (docs/int8.md).
+        kept = MODELS[options.model].kept_from_int8
+        inner = [name for name in layers if name not in kept]
         return "precision int8", partial(quantise, layers=inner, amax=told.amax)
     islands = MODELS[options.model].islands
     return ("precision fp16", partial(to_fp16, islands=islands)) if options.fp16 else None

@@ -85,7 +85,7 @@ class ExportOptions:
     """A .pth or .safetensors file of the network; None: random ones, the same every time."""
     fp16: bool = False
     int8: bool = False
-    """All layers but the first and the last convolution; needs ``calibration`` or ``data``."""
+    """All layers but ``Model.kept_from_int8``; needs ``calibration`` or ``data``."""
     calibration: Path | None = None
     """A file of activation ranges that an earlier export has written."""
     data: Path | None = None

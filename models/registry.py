@@ -61,6 +61,8 @@ class Model:
     """The convolution before the pixels are spread."""
     exact: tuple[str, ...] = ()
     """Other layers next to the picture, see ``ends``."""
+    bare: tuple[str, ...] = ()
+    """Layers whose output reaches the picture through sums and convolutions alone, no norm."""
     quiet: tuple[str, ...] = ()
     """Globs of layers: where these return nothing, the last layer reads what the first returned,"""
     gain: float = 1
@@ -79,6 +81,11 @@ class Model:
     def ends(self) -> tuple[str, ...]:
         """Layers next to the picture: those that quantisation and bfloat16 leave alone."""
         return (self.first, self.last, *self.exact)
+
+    @property
+    def kept_from_int8(self) -> tuple[str, ...]:
+        """Layers that INT8 leaves alone where no recipe says otherwise."""
+        return (*self.ends, *self.bare)
 
     def load(self) -> type[Network]:
         """Import the class; needs torch."""
@@ -106,6 +113,7 @@ _ATD = Model(
     islands=(SIMILARITY, REFINEMENT),
     first="conv_first",
     last="upsample.0",
+    bare=("layers.3.conv", "conv_after_body"),
     quiet=("conv_after_body",),
     unused=r"relative_position_index_SA$",
     shipped="pp_atd_light_x{scale}.safetensors",

@@ -14,7 +14,7 @@ from ppsr.models.pure_pass import GRID
 Form = Literal["self-contained", "routed", "routing"]
 """The network and its routing in one graph, the network alone, the routing alone."""
 Precision = Literal["fp32", "fp16", "int8", "mixed"]
-"""Of what computes: "int8": layers and convolutions but the ends; "mixed": by layer."""
+"""Of what computes: "int8": linear layers and convolutions but the outermost; "mixed": by layer."""
 Tuning = Literal["any", "onnxruntime", "openvino"]
 """What a graph is fastest on. Each is plain ONNX; for onnxruntime it holds Scans, which few run."""
 T = TypeVar("T")

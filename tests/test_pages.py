@@ -14,6 +14,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx_graphsurgeon")
 
 from ppsr.models.factory import build
+from ppsr.models.registry import MODELS
 from ppsr.runtime.tiles import OVERLAP
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +65,12 @@ def test_the_recipe_keeps_its_budget_on_b100() -> None:
     }
     assert truth["fp32"] - truth["mixed"] <= content["search"]["budget"] == 0.05
     assert truth["fp32"] - truth["int8, naive"] > 0.2
+
+
+def test_int8_without_a_recipe_leaves_out_what_the_recipe_does() -> None:
+    content = json.loads((ROOT / "benchmarks/results/int8.json").read_text())
+    left = {one["group"] for one in content["search"]["groups"] if not one["chosen"]}
+    assert left == set(MODELS["pp-atd-light"].kept_from_int8)
 
 
 def test_the_default_overlap_was_measured() -> None:

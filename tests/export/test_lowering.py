@@ -21,6 +21,7 @@ from ppsr.export.options import ExportOptions
 from ppsr.export.pipeline import export_model
 from ppsr.export.precision import holds_fp16
 from ppsr.models.errors import ParityError, UsageError
+from ppsr.models.registry import MODELS
 from ppsr.runtime import Upscaler
 from ppsr.runtime.sidecar import sidecar_path
 
@@ -58,7 +59,9 @@ def test_int8_is_published_in_both_forms(
     assert [path.name for path in made.paths] == [
         *("pp-atd-light_x2_int8.onnx", "pp-atd-light_x2_int8_routed.onnx"),
     ]
-    inner = {layer.name for layer in list_layers_of(body())} - set(lowering.ENDS)
+    inner = {layer.name for layer in list_layers_of(body())} - set(
+        MODELS["pp-atd-light"].kept_from_int8
+    )
     rgb = sample_photo()[100:137, 50:90]
     outputs = []
     for path in made.paths:

@@ -39,9 +39,15 @@ FINE = Parity(64, 64, 1000, 60.0, 0.0, 1e-6, 0, 0.0)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "{}x{}".format(*size))
-@pytest.mark.parametrize("optimise", [False, True], ids=["as-is", "optimised"])
-@pytest.mark.parametrize("form", ["routed", "self-contained"])
-@pytest.mark.parametrize("name", ["pp-atd-light", "atd-light"])
+@pytest.mark.parametrize(
+    ("name", "form", "optimise"),
+    [
+        ("pp-atd-light", "routed", True),
+        ("pp-atd-light", "self-contained", False),
+        ("atd-light", "routed", False),
+        ("atd-light", "self-contained", True),
+    ],
+)
 def test_fp32_graphs_do_what_the_network_does(
     running: Callable,
     network: Callable,
@@ -88,15 +94,14 @@ def perturbed(network: ATD, path: str, factor: float = 1.01) -> ATD:
     return changed
 
 
-@pytest.mark.parametrize("name", ["pp-atd-light", "atd-light"])
 @pytest.mark.parametrize(
-    "path",
+    ("name", "path"),
     [
-        "layers.2.residual_group.layers.3.attn_win.proj.weight",
-        "layers.2.residual_group.layers.3.attn_aca.proj.weight",
-        "layers.1.residual_group.layers.2.attn_atd.wv.weight",
-        "layers.0.residual_group.layers.0.attn_aca.logit_scale",
-        "conv_first.weight",
+        ("pp-atd-light", "layers.2.residual_group.layers.3.attn_win.proj.weight"),
+        ("pp-atd-light", "layers.2.residual_group.layers.3.attn_aca.proj.weight"),
+        ("pp-atd-light", "layers.1.residual_group.layers.2.attn_atd.wv.weight"),
+        ("atd-light", "layers.0.residual_group.layers.0.attn_aca.logit_scale"),
+        ("atd-light", "conv_first.weight"),
     ],
 )
 def test_a_weight_changed_by_a_hundredth_is_seen(

@@ -48,26 +48,26 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> No
 
 
 def test_a_killed_run_resumed_is_bit_equal(photos: Path, tmp_path: Path) -> None:
-    """SIGKILL, not a polite stop: 20 steps with it and 20 without give the same bits.
+    """SIGKILL, not a polite stop: 10 steps with it and 10 without give the same bits.
 
     All in processes of their own: other libraries may change how this one rounds.
     """
-    arguments = ("--data", str(photos), "--steps", "20", *SHORT)
+    arguments = ("--data", str(photos), "--steps", "10", *SHORT)
     finish(spawn(*arguments, "-o", str(tmp_path / "straight")))
     process = spawn(*arguments, "-o", str(tmp_path / "killed"))
-    wait_for_step(tmp_path / "killed", 8, process)
+    wait_for_step(tmp_path / "killed", 4, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     at = load_state(tmp_path / "killed").step
-    assert 7 <= at < 20
+    assert 3 <= at < 10
     finish(spawn("--resume", str(tmp_path / "killed")))
     one, other = load_state(tmp_path / "straight"), load_state(tmp_path / "killed")
-    assert one.step == other.step == 20
+    assert one.step == other.step == 10
     for a, b in ((one.network, other.network), (one.average, other.average)):
         assert all(torch.equal(a[name], b[name]) for name in a)
     rows = journal.read(tmp_path / "killed" / "log.csv")
-    assert [row.step for row in rows] == list(range(1, 21))
+    assert [row.step for row in rows] == list(range(1, 11))
     straight = journal.read(tmp_path / "straight" / "log.csv")
     assert [row.loss for row in rows] == [row.loss for row in straight]
     names = sorted(path.name for path in (tmp_path / "killed").iterdir())
