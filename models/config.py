@@ -78,10 +78,10 @@ class Config:
             raise ValueError(f"expected a scale of {scales}, got {self.scale!r}")
         if self.ratio is None:
             return
-        if self.pure_pass or type(self.ratio) is not float or not 0 < self.ratio <= 1:
-            raise ValueError(
-                f"expected a ratio above 0, up to 1, without pure_pass, got {self.ratio!r}"
-            )
+        if self.pure_pass:
+            raise ValueError("expected a ratio or pure_pass, got both")
+        if type(self.ratio) is not float or not 0 < self.ratio <= 1:
+            raise ValueError(f"expected a ratio above 0 and up to 1, got {self.ratio!r}")
 
     @property
     def name(self) -> ModelName:
