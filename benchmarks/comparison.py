@@ -68,7 +68,7 @@ class System:
     model: ModelName
     scale: int = 2
     ratio: float | None = None
-    steps: int | None = 1000
+    steps: int | None = 700
     minutes: float | None = None
 
     @property
