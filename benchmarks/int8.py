@@ -40,6 +40,7 @@ from ppsr.export.graph_backend import GraphBackend, graph_sha256
 from ppsr.export.linear import Linear, list_layers_of, sites_of
 from ppsr.export.lowering import CROPS
 from ppsr.export.mixed import mixed
+from ppsr.export.precision import to_fp16
 from ppsr.export.quantise import quantise
 from ppsr.models import build
 from ppsr.models.registry import MODELS
@@ -59,7 +60,10 @@ ROOT = Path(__file__).parents[1]
 TARGET, RECIPE = ROOT / "benchmarks/results/int8.json", ROOT / "benchmarks/results/recipe_x2.toml"
 SCALE, OPSET, BUDGET = 2, 20, 0.05
 SETS = ("Set5", "Set14", "B100")
-NAIVE, INNER, MIXED = "int8, naive", "int8, but the ends", "mixed"
+GRAPHS = FP32, FP16, NAIVE, INNER, MIXED = (
+    *("fp32", "fp16", "int8, naive"),
+    *("int8, but the ends", "mixed"),
+)
 MODEL = MODELS["pp-atd-light"]
 PICTURES = 6
 """That estimators are compared on."""
@@ -99,12 +103,13 @@ class Network:
     def contestants(
         self, naive: Mapping[str, float], calibrated: Mapping[str, float]
     ) -> dict[str, onnx.ModelProto]:
-        """FP32, all layers by naive ranges, all but the ends by calibrated ones, the recipe."""
+        """FP32, FP16, all layers with naive ranges, all but the ends, the recipe."""
         recipe = read_recipe(RECIPE)
         names = [layer.name for layer in self.layers]
         precisions = recipe.require(names, "pp-atd-light", SCALE, self.sha)
         return {
-            "fp32": self.body,
+            FP32: self.body,
+            FP16: to_fp16(self.body),
             NAIVE: self.in_int8(naive, but=()),
             INNER: self.in_int8(calibrated, but=MODEL.ends),
             MIXED: mixed(self.body, precisions, recipe.amax, recipe.default),
@@ -174,18 +179,25 @@ def estimators(data: Path) -> None:
 @main.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("calibration", type=click.Path(path_type=Path))
+@click.option("--only", type=click.Choice(GRAPHS), multiple=True, help="Keep the other rows.")
 @reports_errors
-def measure(data: Path, calibration: Path) -> None:
-    """Evaluate FP32, INT8 naive and but for the ends, and the mix of the recipe."""
+def measure(data: Path, calibration: Path, only: tuple[str, ...]) -> None:
+    """Evaluate FP32, FP16, INT8 naive and but for the ends, and the mix of the recipe."""
     network = Network()
-    ranges = network.ranges(calibration)
-    models = network.contestants(ranges["minmax"].amax, ranges[BEST].amax)
+    amax = [read_recipe(RECIPE).amax] * 2
+    if not only or {NAIVE, INNER} & set(only):
+        ranges = network.ranges(calibration)
+        amax = [ranges["minmax"].amax, ranges[BEST].amax]
+    models = network.contestants(*amax)
+    models = {name: model for name, model in models.items() if name in (only or GRAPHS)}
     sets = [find_sets([data / name])[0] for name in SETS]
     with ExitStack() as stack:
         ups = [stack.enter_context(network.upscaler(model)) for model in models.values()]
         methods = [Method(name, up.upscale, {}) for name, up in zip(models, ups, strict=True)]
         found = evaluate(methods, sets, SCALE)
     rows: dict[str, Any] = {}
+    if only:
+        rows = json.loads(TARGET.read_text())["measure"]["rows"]
     for number, (name, model) in enumerate(models.items()):
         rows[name] = {
             "bytes": len(share_weights(model).SerializeToString()),
@@ -200,7 +212,7 @@ def measure(data: Path, calibration: Path) -> None:
         }
     content = {
         "layers": len(network.layers),
-        "rows": rows,
+        "rows": {name: rows[name] for name in GRAPHS if name in rows},
         "machine": bench.machine(),
         "versions": installed(("ppsr", "onnx", "onnxruntime")),
         "weights_sha256": network.sha,
@@ -216,6 +228,7 @@ def times(runs: int) -> None:
     network = Network()
     amax = read_recipe(RECIPE).amax
     models = network.contestants(amax, amax)
+    del models[FP16]  # A CPU computes it in FP32.
     crop = crop_of_photo(SIZE, CORNER)
     with ExitStack() as stack:
         ups = [stack.enter_context(network.upscaler(model)) for model in models.values()]

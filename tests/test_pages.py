@@ -52,8 +52,8 @@ def test_the_page_of_speed_is_made_of_the_figures(monkeypatch: pytest.MonkeyPatc
 def test_the_page_of_int8_is_made_of_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     page = importlib.import_module("int8_page")
-    content, half = page.load()
-    assert page.PAGE.read_text() == page.spell(content, half)
+    content = json.loads(page.TARGET.read_text())
+    assert page.PAGE.read_text() == page.spell(content)
     assert content["measure"]["weights_sha256"] == build("pp-atd-light", 2).weights_sha256
 
 
