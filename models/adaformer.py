@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from .adaformer_attention import TokenAttention
 from .adaformer_config import AdaFormerConfig
 from .adaformer_layout import cut, join
-from .atd import MEAN, pad_to_grid
+from .atd import MEAN, pad_picture
 from .halting import Exit, ExitRule, Halting, Kept
 from .network import Form, Network
 
@@ -167,9 +167,10 @@ class AdaFormer(Network):
     def forward(self, image: Tensor) -> Tensor:
         """image: N 3 H W in [0, 1], any H and W from 8 up -> N 3 S*H S*W, not clamped.
 
-        The dtype is kept. Raises ValueError for another shape.
+        The dtype is kept. Mirrored to multiples of 16, the edge repeated (official: of 8, not
+        repeated). Raises ValueError for another shape.
         """
-        padded = _padded(image)
+        padded = pad_picture(image)
         if self.form == "sparse" and not self.training:
             out = torch.cat([self.upscale(one) for one in torch.split(padded, 1)])
         else:
@@ -181,7 +182,7 @@ class AdaFormer(Network):
 
         One confidence in (0, 1) for each token and block, for the uncertainty loss (eq. 17).
         """
-        out, attended = self._run(_padded(image), sparse=False, rule=None)
+        out, attended = self._run(pad_picture(image), sparse=False, rule=None)
         confidences = torch.stack(attended.confidences, 1)
         return self._crop(out, image), confidences[..., : image.shape[2], : image.shape[3]]
 
@@ -199,7 +200,7 @@ class AdaFormer(Network):
     @torch.no_grad()
     def halting(self, image: Tensor) -> Halting:
         """Say what each block attends to. image: N 3 H W as ``forward``, in evaluation mode."""
-        padded = _padded(image)
+        padded = pad_picture(image)
         size = (padded.shape[2], padded.shape[3])
         _, attended = self._run(padded, sparse=False, rule=self.exit_rule)
         everything = image.new_ones(len(image), 1, *size, dtype=torch.bool)
@@ -228,10 +229,3 @@ class AdaFormer(Network):
 
     def _crop(self, out: Tensor, image: Tensor) -> Tensor:
         return out[..., : image.shape[2] * self.scale, : image.shape[3] * self.scale]
-
-
-def _padded(image: Tensor) -> Tensor:
-    """Mirror to multiples of 16, the edge repeated (official: of 8, not repeated)."""
-    if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 8:
-        raise ValueError(f"expected N 3 H W with H and W of at least 8, got {tuple(image.shape)}")
-    return pad_to_grid(image)
