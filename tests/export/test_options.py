@@ -33,7 +33,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "expected model to be one of pp-atd-light, atd-light, camixer-atd-light, adaformer, got",
     ),
     ({"ratio": 0.5}, "pp-atd-light has no ratio: expected ratio=None, got 0.5; take camixer"),
-    ({"model": "camixer-atd-light", "ratio": 1.5}, "expected a ratio above 0, up to 1, "),
+    ({"model": "camixer-atd-light", "ratio": 1.5}, "expected a ratio above 0 and up to 1, got 1.5"),
     ({"model": "adaformer", "pure_pass": PurePass()}, "adaformer has no routing: expected pure"),
     (
         {"model": "camixer-atd-light", "profiles": (Profile(max=(1088, 1920)),)},
