@@ -7,7 +7,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
-from ppsr.runtime.artefact import ACTIVE, COUNT, INPUT, OUTPUT, Artefact
+from ppsr.runtime.artefact import ACTIVE, ATTENDED, COUNT, INPUT, OUTPUT, Artefact
 
 from .trace import PADDED
 
@@ -20,7 +20,10 @@ ROUTED = f"{FRONT}{ACTIVE}"
 def join_front_end(
     network: onnx.ModelProto, front_end: onnx.ModelProto, scale: int
 ) -> onnx.ModelProto:
-    """front end -> network -> crop: ``input`` 1 3 H W of any size -> ``output`` 1 3 S*H S*W."""
+    """front end -> network -> crop: ``input`` 1 3 H W of any size -> ``output`` 1 3 S*H S*W.
+
+    What else the network returns has the size of the picture, and is cropped to that.
+    """
     # graphsurgeon would write the new names into the initialisers it is given.
     copy = onnx.ModelProto.FromString(front_end.SerializeToString())
     front, body = gs.import_onnx(copy), gs.import_onnx(network)
@@ -34,30 +37,28 @@ def join_front_end(
         for consumer in list(tensor.outputs):
             consumer.inputs = [feed if t is tensor else t for t in consumer.inputs]
 
-    whole = body.outputs[0]
-    whole.name = "crop/whole"
-    cropped = gs.Variable(OUTPUT, dtype=np.float32)
     size = gs.Variable("crop/size", dtype=np.int64)
     end = gs.Variable("crop/end", dtype=np.int64)
 
     def constant(name: str, values: list[int]) -> gs.Constant:
         return gs.Constant(f"crop/{name}", np.array(values, dtype=np.int64))
 
+    start, axes = constant("start", [0, 0]), constant("axes", [2, 3])
     crop = [
         gs.Node("Shape", "crop/Shape", {"start": 2}, [picture], [size]),
         gs.Node("Mul", "crop/Mul", {}, [size, constant("scale", [scale])], [end]),
-        gs.Node(
-            "Slice",
-            "crop/Slice",
-            {},
-            [whole, constant("start", [0, 0]), end, constant("axes", [2, 3])],
-            [cropped],
-        ),
     ]
+    cropped = []
+    for whole in body.outputs:
+        name, whole.name = whole.name, f"crop/whole_{whole.name}"
+        cropped.append(gs.Variable(name, dtype=whole.dtype))
+        until = end if name == OUTPUT else size
+        node = gs.Node("Slice", f"crop/{name}", {}, [whole, start, until, axes], [cropped[-1]])
+        crop.append(node)
     graph = gs.Graph(
         nodes=[*front.nodes, *body.nodes, *crop],
         inputs=[picture],
-        outputs=[cropped],
+        outputs=cropped,
         opset=body.opset,
         name=body.name,
     )
@@ -81,6 +82,7 @@ def write_metadata(model: onnx.ModelProto, artefact: Artefact) -> onnx.ModelProt
         INPUT: (float32, [1, 3, "height", "width"]),
         ACTIVE: (TensorProto.INT64, ["tokens"]),
         COUNT: (TensorProto.INT32, [1]),
+        ATTENDED: (TensorProto.INT32, [1, 1, "height", "width"]),
         OUTPUT: (float32, [1, 3, f"{s}*height", f"{s}*width"]),
     }
     for value in (*graph.input, *graph.output):

@@ -135,7 +135,7 @@ class FileContestant:
         canvas = Canvas(ArrayPixels(rgb))
         (plane,) = canvas.planes(np.arange(canvas.height))
         pure = settings.mask(pad_to_grid(rgb)) if settings and self._backend.wants_active else None
-        output, found = Runner(self._backend).run(plane, pure)
+        output, found, _ = Runner(self._backend).run(plane, pure)
         tokens = _tokens(rgb)
         active = np.arange(tokens) if settings is None or found is None else active_tokens(found)
         height, width = (size * self.artefact.scale for size in rgb.shape[:2])

@@ -148,6 +148,7 @@ def artefact_of(
         pure_pass=network.config.pure_pass,
         tuned_for="any" if form == "routing" else options.tuning,
         ratio=network.config.ratio,
+        blocks=network.config.blocks,
     )
 
 

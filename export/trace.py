@@ -23,7 +23,7 @@ from ppsr.models.category import category_order, category_rank
 from ppsr.models.network import Network
 from ppsr.models.pure_pass import GRID
 from ppsr.models.routing import PurityMask
-from ppsr.runtime.artefact import ACTIVE, COUNT, INPUT, OUTPUT
+from ppsr.runtime.artefact import ACTIVE, ATTENDED, COUNT, INPUT, OUTPUT
 
 PADDED = "padded"
 """Output of the front end: the picture mirrored to multiples of 16."""
@@ -52,8 +52,8 @@ class RoutedNetwork(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor, active: Tensor | None = None) -> Tensor:
-        return self.network.upscale(image, active)
+    def forward(self, image: Tensor, active: Tensor | None = None) -> tuple[Tensor, ...]:
+        return self.network.outputs(image, active)
 
 
 class FrontEnd(nn.Module):
@@ -85,10 +85,10 @@ class Router(nn.Module):
 
 
 def trace_network(network: Network, opset: int) -> onnx.ModelProto:
-    """Trace ``upscale``: ``input`` float32 1 3 H W, and ``active`` int64 n -> ``output``.
+    """Trace ``outputs``: ``input`` float32 1 3 H W, ``active`` int64 n -> ``output``, ``attended``.
 
     H and W are multiples of 16, n is any number from 0 up. Without Pure-Pass there is no
-    ``active``.
+    ``active``, without blocks that tokens leave no ``attended``.
     """
     height, width = TRACED_SIZE
     inputs = {INPUT: torch.zeros(1, 3, height, width)}
@@ -96,7 +96,8 @@ def trace_network(network: Network, opset: int) -> onnx.ModelProto:
     if network.config.pure_pass:
         inputs[ACTIVE] = torch.arange(height * width - 300)
         shapes[ACTIVE] = {0: Dim("tokens", min=0, max=2**24)}
-    return _trace(RoutedNetwork(network), inputs, shapes, [OUTPUT], opset)
+    outputs = [OUTPUT] if network.config.blocks is None else [OUTPUT, ATTENDED]
+    return _trace(RoutedNetwork(network), inputs, shapes, outputs, opset)
 
 
 def trace_front_end(network: Network, opset: int) -> onnx.ModelProto:

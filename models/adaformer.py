@@ -102,6 +102,16 @@ class Attended(NamedTuple):
     kept: list[Kept | None]
     """What each block attended to; None: everything, as the first one always does."""
 
+    def counted(self) -> Tensor:
+        """Say how many blocks attended to each token, globally. -> int32 N 1 H W."""
+        batch, _, *size = self.out.shape
+        everywhere = sum(kept is None for kept in self.kept)
+        count = self.out.new_full((batch, 1, *size), everywhere, dtype=torch.int32)
+        parts = [kept.tokens.int() for kept in self.kept if kept is not None]
+        if not parts:
+            return count
+        return count + join(sum(parts[1:], parts[0]).unsqueeze(-1), (size[0], size[1]))
+
 
 class Body(nn.Module):
     """The attention blocks between two 1x1 convolutions, the input added (AdaM; official PSPL)."""
@@ -191,11 +201,17 @@ class AdaFormer(Network):
 
         N is 1 in the sparse form. Raises ValueError for ``active``: the picture says nothing here.
         """
+        return self.outputs(image, active)[0]
+
+    def outputs(self, image: Tensor, active: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As ``upscale``, and how many blocks attended to each token, int32 N 1 H W."""
         if active is not None:
             raise ValueError(f"expected active=None, got {tuple(active.shape)}")
         if self.training:
-            return self._run(image, sparse=False, rule=None)[0]
-        return self._run(image, self.form == "sparse", self.exit_rule)[0]
+            out, attended = self._run(image, sparse=False, rule=None)
+        else:
+            out, attended = self._run(image, self.form == "sparse", self.exit_rule)
+        return out, attended.counted()
 
     @torch.no_grad()
     def halting(self, image: Tensor) -> Halting:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol, get_args
+from typing import ClassVar, Final, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +83,8 @@ class Config:
         if type(self.ratio) is not float or not 0 < self.ratio <= 1:
             raise ValueError(f"expected a ratio above 0 and up to 1, got {self.ratio!r}")
 
+    blocks: ClassVar[None] = None
+
     @property
     def name(self) -> ModelName:
         if self.ratio is not None:
@@ -108,3 +110,7 @@ class Configuration(Protocol):
     @property
     def ratio(self) -> float | None:
         """Share of the windows that attend; None: the network has no such number."""
+
+    @property
+    def blocks(self) -> int | None:
+        """Attention blocks that tokens leave one after another; None: there is no such exit."""

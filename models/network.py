@@ -38,6 +38,13 @@ class Network(nn.Module):
         """N 3 H W, H and W multiples of 16 -> N 3 S*H S*W; active: None where purity is None."""
         raise NotImplementedError
 
+    def outputs(self, image: Tensor, active: Tensor | None) -> tuple[Tensor, ...]:
+        """What a graph returns: the output of ``upscale``, and where the configuration has blocks
+
+        int32 N 1 H W: how many of them attend to each token.
+        """
+        return (self.upscale(image, active),)
+
     def training_forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the output of a batch and what its loss needs beside it (``training.losses``).
 

@@ -22,6 +22,12 @@ T = TypeVar("T")
 INPUT, ACTIVE, OUTPUT = "input", "active", "output"
 """Tensor names. ``input`` and ``output`` are what other super-resolution tools look for."""
 
+ATTENDED = "attended"
+"""Output of networks whose tokens leave: int32 1 1 H W, how many blocks attend to each token.
+
+A token that a block leaves out is left out by all blocks after it.
+"""
+
 COUNT = "count"
 """Of a routing engine: int32, one element, how many entries of its output ``active`` are valid.
 
@@ -46,6 +52,23 @@ class Artefact:
     tuned_for: Tuning = "any"
     ratio: float | None = None
     """Share of the windows that attend; None: the network has no such number."""
+    blocks: int | None = None
+    """Attention blocks that tokens leave one after another; None: there is no such exit."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what the network takes."""
+        return (INPUT, ACTIVE) if self.takes_active else (INPUT,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it returns."""
+        return (OUTPUT,) if self.blocks is None else (OUTPUT, ATTENDED)
+
+    @property
+    def tells_skipped(self) -> bool:
+        """Whether it is known of each pixel what was skipped there."""
+        return self.pure_pass is not None or self.blocks is not None
 
     @property
     def takes_active(self) -> bool:
@@ -89,6 +112,8 @@ class Artefact:
         }
         if self.ratio is not None:
             metadata["ratio"] = str(self.ratio)
+        if self.blocks is not None:
+            metadata["blocks"] = str(self.blocks)
         return metadata
 
     def require_upscaling(self, source: str) -> None:
@@ -131,6 +156,7 @@ class Artefact:
             if "tuned_for" in metadata
             else "any",
             ratio=read("ratio", float) if "ratio" in metadata else None,
+            blocks=read("blocks", int) if "blocks" in metadata else None,
         )
 
 

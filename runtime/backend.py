@@ -42,11 +42,11 @@ class Backend(Protocol):
         """The sizes it takes, of which one must fit; empty: any."""
 
     def run(self, feed: Arrays) -> dict[str, npt.NDArray[Any]]:
-        """Run once. ``input`` float32 1 3 H W, ``active`` int64 n -> ``output`` 1 3 S*H S*W.
+        """Run once. ``input`` float32 1 3 H W, ``active`` int64 n -> the artefact's ``outputs``.
 
-        H and W are multiples of 16. A backend that routes on its device, and is not told the active
-        tokens, also returns ``active``, int64 n in rising order, and ``ROUTING``, float64 without
-        axes.
+        H and W are multiples of 16; ``output`` is 1 3 S*H S*W, ``attended`` int32 1 1 H W. A
+        backend that routes on its device, and is not told the active tokens, also returns
+        ``active``, int64 n in rising order, and ``ROUTING``, float64 without axes.
         """
 
     def close(self) -> None:

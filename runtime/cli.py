@@ -85,7 +85,7 @@ from .upscaler import Upscaler
     show_default=True,
     help="Refuse larger inputs.",
 )
-@click.option("--mask", type=click.Path(), help="Show what Pure-Pass skips; a file, or a folder.")
+@click.option("--mask", type=click.Path(), help="Show what is skipped; a file, or a folder.")
 @click.option("--compare", type=click.Path(), help="Bicubic beside ours; a file, or a folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each picture.")
 @click.option("--no-progress", is_flag=True, help="Show no bar, not even on a terminal.")
@@ -156,8 +156,10 @@ def main(
     with Upscaler.open(model, device, threads, trust) as up:
         if scale not in (None, up.scale):
             raise UsageError(f"expected a model for x{scale}, got {model} for x{up.scale}")
-        if mask is not None and up.artefact.pure_pass is None:
-            raise UsageError(f"{model} is without Pure-Pass, so there is no mask to show")
+        if mask is not None and not up.artefact.tells_skipped:
+            raise UsageError(
+                f"{model} ({up.artefact.label}) tells nothing of what it skips: no mask to show"
+            )
         jobs = plan(
             inputs, naming, scale=up.scale, model=up.artefact.model, skip_existing=skip_existing
         )

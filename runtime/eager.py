@@ -20,7 +20,7 @@ from ppsr.models.families import config_of
 from ppsr.models.network import Network
 from ppsr.models.registry import require_settings
 
-from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
+from .artefact import ACTIVE, INPUT, Artefact
 from .backend import Arrays, Closing, Device, require_options
 from .sidecar import ShapeRange
 from .versions import own_version
@@ -73,6 +73,7 @@ class EagerBackend(Closing):
             version=own_version(),
             pure_pass=network.config.pure_pass,
             ratio=network.config.ratio,
+            blocks=network.config.blocks,
         )
         self.wants_active = self.artefact.takes_active
         self._threads = threads
@@ -90,7 +91,9 @@ class EagerBackend(Closing):
                     for name in (INPUT, ACTIVE)
                 )
                 assert image is not None
-                return {OUTPUT: self._network.upscale(image, active).cpu().numpy()}
+                found = self._network.outputs(image, active)
+                names = self.artefact.outputs
+                return {name: x.cpu().numpy() for name, x in zip(names, found, strict=True)}
         except (RuntimeError, MemoryError) as error:
             raise PpsrError(f"the network failed on {self.device}: {_one_line(error)}") from error
 

@@ -15,7 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from ppsr.models.errors import NO_MEMORY, ArtefactError, BackendUnavailable, PpsrError
 
-from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
+from .artefact import Artefact
 from .backend import Arrays, Closing, Device, require_options
 from .files import require_readable
 from .sidecar import ShapeRange
@@ -69,7 +69,7 @@ class OrtBackend(Closing):
         )
         self.artefact.require_upscaling(str(path))
         self.wants_active = self.artefact.takes_active
-        expected = sorted([INPUT, ACTIVE, OUTPUT] if self.wants_active else [INPUT, OUTPUT])
+        expected = sorted((*self.artefact.inputs, *self.artefact.outputs))
         found = sorted(tensor.name for tensor in (*session.get_inputs(), *session.get_outputs()))
         if found != expected:
             raise ArtefactError(
@@ -93,8 +93,9 @@ class OrtBackend(Closing):
             # another.
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
-            future = self._worker.submit(self._session.run, [OUTPUT], dict(feed), options)
-            return {OUTPUT: future.result()[0]}
+            names = self.artefact.outputs
+            future = self._worker.submit(self._session.run, names, dict(feed), options)
+            return dict(zip(names, future.result(), strict=True))
         except KeyboardInterrupt:
             options.terminate = True
             raise

@@ -11,7 +11,7 @@ import openvino
 
 from ppsr.models.errors import NO_MEMORY, ArtefactError, BackendUnavailable, PpsrError
 
-from .artefact import ACTIVE, INPUT, OUTPUT, Artefact
+from .artefact import Artefact
 from .backend import Arrays, Closing, Device, require_options
 from .files import require_readable
 from .sidecar import ShapeRange
@@ -56,7 +56,7 @@ class OvBackend(Closing):
                 "that ppsr-export made, not for onnxruntime"
             ) from error
         self.wants_active = self.artefact.takes_active
-        expected = sorted([INPUT, ACTIVE, OUTPUT] if self.wants_active else [INPUT, OUTPUT])
+        expected = sorted((*self.artefact.inputs, *self.artefact.outputs))
         found = sorted(port.get_any_name() for port in (*model.inputs, *model.outputs))
         if found != expected:
             raise ArtefactError(
@@ -82,7 +82,8 @@ class OvBackend(Closing):
             request.start_async(dict(feed), share_inputs=True)
             while not request.wait_for(_POLL):
                 pass
-            return {OUTPUT: request.get_tensor(OUTPUT).data.copy()}
+            names = self.artefact.outputs
+            return {name: request.get_tensor(name).data.copy() for name in names}
         except KeyboardInterrupt:
             request.cancel()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,17 @@ class Mask:
         """Few rows at a time: floats take four times as much memory, and several are needed."""
         colours = self.canvas.planes(np.arange(top, bottom) % self.canvas.height)[self.plane]
         return np.rint(colours * 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What was skipped where in a picture."""
+
+    rows: Callable[[int, int], npt.NDArray[Any]]
+    """From the rows top and bottom to whole numbers bottom-top W: 0 nothing was, up to ``most``."""
+    most: int = 1
+    label: str | None = None
+    """Tells how much; None: the share of the pixels is all there is to tell."""
 
 
 def mask_of(settings: PurePass, picture: Pixels) -> Callable[[int, int], npt.NDArray[np.bool_]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,23 @@ from ppsr.models.errors import PpsrError
 from ppsr.models.pure_pass import active_tokens, pure_mask
 from ppsr.models.registry import MODELS
 
-from .artefact import ACTIVE, INPUT, OUTPUT
+from .artefact import ACTIVE, ATTENDED, INPUT, OUTPUT
 from .backend import ROUTING, Backend
 from .canvas import Floats
 from .routing import Mask
 
 Pure = npt.NDArray[np.bool_]
+
+
+class Ran(NamedTuple):
+    """What the model made of one tile."""
+
+    pixels: Floats
+    """S*H S*W 3."""
+    pure: Pure | None
+    """Its mask; None for a model without Pure-Pass."""
+    attended: npt.NDArray[np.int32] | None
+    """H W: how many blocks attended to each pixel; None where the model does not say."""
 
 
 class Runner:
@@ -42,8 +53,8 @@ class Runner:
             self._add_routing(took)
         return pure
 
-    def run(self, tile: Floats, pure: Pure | None) -> tuple[Floats, Pure | None]:
-        """Enlarge one tile: H W 3 and its mask -> S*H S*W 3 and its mask.
+    def run(self, tile: Floats, pure: Pure | None) -> Ran:
+        """Enlarge one tile: H W 3 and its mask.
 
         ``pure`` is None where the model finds its own mask, which is returned, or has none. Raises
         PpsrError where the model fails.
@@ -61,13 +72,14 @@ class Runner:
             pure = pure_mask(outputs[ACTIVE], tile.shape[:2])
         elif pure is None and artefact.pure_pass:
             pure = artefact.pure_pass.mask(np.rint(tile * 255).astype(np.uint8))
-        output = outputs[OUTPUT]
+        output, attended = outputs[OUTPUT], outputs.get(ATTENDED)
         expected = (1, 3, *(artefact.scale * size for size in tile.shape[:2]))
         if output.shape != expected:
             raise PpsrError(
                 f"the model returned {output.shape}, expected {expected}; export it again"
             )
-        return output[0].astype(np.float32, copy=False).transpose(1, 2, 0), pure
+        pixels = output[0].astype(np.float32, copy=False).transpose(1, 2, 0)
+        return Ran(pixels, pure, None if attended is None else attended[0, 0])
 
     def _add_routing(self, milliseconds: float) -> None:
         self.routing = (self.routing or 0.0) + milliseconds

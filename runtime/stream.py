@@ -22,7 +22,7 @@ from .memory import (
     require_memory,
 )
 from .pixels import DTYPES, Array, Pixels
-from .routing import Mask
+from .routing import Mask, Skipped, mask_of
 from .runner import Pure, Runner
 from .sidecar import Size
 from .tiles import SMALLEST, Tiling, cut, tiles_for
@@ -45,7 +45,7 @@ class Stream:
         if dtype is not None and dtype not in DTYPES:
             raise UsageError(f"expected {', '.join(map(str, DTYPES))}, got {dtype}")
         self.dtype = dtype or picture.dtype
-        self._backend, self._runner = backend, Runner(backend)
+        self._backend, self._runner, self._picture = backend, Runner(backend), picture
         self._scale = backend.artefact.scale
         self._height, self._width, channels = picture.shape
         self._canvas = canvas = Canvas(picture, _least(backend))
@@ -53,6 +53,8 @@ class Stream:
         self._down = cut(canvas.height, tile[0], tiling.shared, least[0])
         self._across = cut(canvas.width, tile[1], tiling.shared, least[1])
         self._pure = self._seen = 0
+        self._blocks = backend.artefact.blocks
+        self._attended = np.zeros((self._height, self._width) if self._blocks else (0, 0), np.uint8)
         self.shape = (self._scale * self._height, self._scale * self._width, channels)
         """Of the larger picture, H W C."""
         self.tiles = len(self._down.starts) * len(self._across.starts)
@@ -79,6 +81,25 @@ class Stream:
     def pure(self) -> float | None:
         """As in ``Result``, of the rows so far."""
         return self._pure / self._seen if self._seen else None
+
+    @property
+    def kept(self) -> tuple[float, ...] | None:
+        """As in ``Result``, once all rows are through."""
+        if self._blocks is None:
+            return None
+        counts = np.bincount(self._attended.ravel(), minlength=self._blocks + 1)
+        return tuple((1 - counts.cumsum()[: self._blocks] / counts.sum()).tolist())
+
+    @property
+    def skipped(self) -> Skipped | None:
+        """What was skipped where, once all rows are through; None where that is not known."""
+        artefact, blocks = self._backend.artefact, self._blocks
+        if artefact.pure_pass is not None:
+            return Skipped(mask_of(artefact.pure_pass, self._picture))
+        if self.kept is None or blocks is None:
+            return None
+        shares = " ".join(f"{100 * (1 - share):.0f}" for share in self.kept)
+        return Skipped(lambda top, end: blocks - self._attended[top:end], blocks, f"{shares} %")
 
     def __iter__(self) -> Iterator[Array]:
         """Run tile after tile and yield the bands."""
@@ -129,8 +150,8 @@ class Stream:
     ) -> Iterator[Floats]:
         """Run the tiles of one band from left to right, and blend them across.
 
-        H' W' 3 and its mask -> S*H' w 3: columns that are done, until they are S*W' together. The
-        share of pure pixels is counted where the rows begin at ``top``.
+        H' W' 3 and its mask -> S*H' w 3: columns that are done, until they are S*W' together. What
+        is skipped is counted where the rows begin at ``top``.
         """
         starts, length, scale = self._across.starts, self._across.length, self._scale
         shared = np.empty((scale * len(plane), 0, 3), np.float32)
@@ -138,15 +159,16 @@ class Stream:
             starts, (*starts[1:], self._canvas.width), self._across.weights(scale), strict=True
         ):
             part = slice(start, start + length)
-            output, found = self._runner.run(
-                plane[:, part], None if pure is None else pure[:, part]
-            )
-            tile = output * weight[:, None]
+            ran = self._runner.run(plane[:, part], None if pure is None else pure[:, part])
+            tile = ran.pixels * weight[:, None]
             tile[:, : shared.shape[1]] += shared
             end = scale * (following - start)
             shared = tile[:, end:].copy()
+            if top is not None and ran.attended is not None:  # Where tiles overlap the last tells.
+                into = self._attended[top:, part]
+                into[: len(plane)] = ran.attended[: len(into), : into.shape[1]]
             if self.tiles == 1:
-                pure = found
+                pure = ran.pure
             else:
                 give_back_memory()
             yield tile[:, :end]

@@ -19,17 +19,17 @@ from ppsr.models.errors import ArtefactError, BackendUnavailable, PpsrError, Usa
 from ppsr.models.registry import names_routed
 
 from . import cuda
-from .artefact import ACTIVE, COUNT, INPUT, OUTPUT, Artefact
+from .artefact import ACTIVE, ATTENDED, COUNT, INPUT, OUTPUT, Artefact
 from .backend import ROUTING, Arrays, Closing
 from .engine import Engine
 from .files import require_readable
 from .plan import load_plan
 from .sidecar import ShapeRange, routing_path
 
-NETWORK = {INPUT: "FLOAT", OUTPUT: "FLOAT"}
-ROUTED_NETWORK = {**NETWORK, ACTIVE: "INT64"}
+NETWORK = {INPUT: "FLOAT", ACTIVE: "INT64", OUTPUT: "FLOAT", ATTENDED: "INT32"}
+"""Types of the tensors of a network, of which it has some."""
 ROUTER = {INPUT: "FLOAT", ACTIVE: "INT64", COUNT: "INT32"}
-"""Tensors of the three kinds of engine."""
+"""Tensors of a routing engine."""
 
 
 class TrtBackend(Closing):
@@ -59,8 +59,8 @@ class TrtBackend(Closing):
         self._resources = ExitStack()
         try:
             self._stream = self._resources.enter_context(cuda.Stream())
-            self._image, self._active, self._output, self._count = (
-                self._resources.enter_context(cuda.Mirror(self._stream)) for _ in range(4)
+            self._image, self._active, self._output, self._attended, self._count = (
+                self._resources.enter_context(cuda.Mirror(self._stream)) for _ in range(5)
             )
             self._started, self._routed = (
                 self._resources.enter_context(cuda.Event()) for _ in range(2)
@@ -124,18 +124,24 @@ class TrtBackend(Closing):
                 tokens = len(feed[ACTIVE])
                 uploads.append((self._active, feed[ACTIVE]))
         self._network.shape(image.shape[2:], tokens)
-        shape = self._network.output_shape(OUTPUT)
+        outputs = {OUTPUT: (self._output, np.float32), ATTENDED: (self._attended, np.int32)}
+        shapes = {name: self._network.output_shape(name) for name in self.artefact.outputs}
         # All memory first: to free what is too small would wait for what is queued.
-        self._output.reserve(math.prod(shape) * 4)
+        for name, shape in shapes.items():
+            outputs[name][0].reserve(math.prod(shape) * 4)
         for mirror, array in uploads:
             mirror.reserve(array.nbytes)
         for mirror, array in uploads:
             mirror.upload(array)
-        addresses = {INPUT: self._image.address, OUTPUT: self._output.address}
+        addresses = {INPUT: self._image.address}
+        addresses |= {name: outputs[name][0].address for name in shapes}
         if tokens is not None:
             addresses[ACTIVE] = self._active.address
         self._network.enqueue(addresses)
-        views = {OUTPUT: self._output.download(shape, np.float32)}
+        views: dict[str, npt.NDArray[Any]] = {}
+        for name, shape in shapes.items():
+            mirror, dtype = outputs[name]
+            views[name] = mirror.download(shape, dtype)
         if router is not None and tokens is not None:
             views[ACTIVE] = self._active.download((tokens,), np.int64)
         self._stream.synchronize()
@@ -179,7 +185,9 @@ class TrtBackend(Closing):
         if artefact:
             artefact.require_upscaling(str(path))
         takes_active = artefact.takes_active if artefact else ACTIVE in loaded.tensors()
-        loaded.require_tensors(ROUTED_NETWORK if takes_active else NETWORK)
+        unknown = (INPUT, ACTIVE, OUTPUT) if takes_active else (INPUT, OUTPUT)
+        names = (*artefact.inputs, *artefact.outputs) if artefact else unknown
+        loaded.require_tensors({name: NETWORK[name] for name in names})
         network = Engine(loaded, self._stream, takes_active)
         self._resources.callback(network.close)
         if artefact is None:

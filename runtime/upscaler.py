@@ -38,6 +38,8 @@ class Result:
 
     0 for a model without Pure-Pass. On a device: its own time, without the picture's way there.
     """
+    kept: tuple[float, ...] | None = None
+    """Share of the pixels that each block attends to; None for a network whose tokens stay."""
     tiles: int = 1
     """1: as a whole."""
 
@@ -119,6 +121,7 @@ class Upscaler(Closing):
             pure=stream.pure,
             milliseconds=stream.milliseconds,
             routing_milliseconds=stream.routing_milliseconds,
+            kept=stream.kept,
             tiles=stream.tiles,
         )
 

@@ -23,8 +23,9 @@ def prepare(
     """Set the network up for ``precision`` -> the context its forward pass runs in.
 
     "bf16": autocast; the layers next to the picture (the first and the last convolution) and with
-    them the residual stream stay float32. "tf32": matrix products of CUDA are rounded to 10 bits.
-    "fp32": nothing is rounded.
+    them the residual stream stay float32. On a CPU dilated depthwise convolutions do too: for the
+    gradient of their weights torch 2.13 returns uninitialised memory where pictures are channels
+    last. "tf32": matrix products of CUDA are rounded to 10 bits. "fp32": nothing is rounded.
     """
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
@@ -32,6 +33,9 @@ def prepare(
         return nullcontext()
     if device.type == "cpu":
         _keep_softmax_in_bfloat16()
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d) and module.groups > 1 and module.dilation != (1, 1):
+                _keep_float32(module, device.type)
     for name in MODELS[model.config.name].ends:
         _keep_float32(model.get_submodule(name), device.type)
     return torch.autocast(device.type, torch.bfloat16)

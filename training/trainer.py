@@ -103,11 +103,7 @@ class Trainer:
                 if self.step % o.log_every and self.done < 1:
                     continue
                 row = meter.row(self.step, self.seconds, loader.waited, o.batch, rate)
-                if not math.isfinite(row.loss):
-                    raise PpsrError(
-                        f"the loss is {row.loss} at step {self.step}; "
-                        "use a smaller --rate, or --precision fp32"
-                    )
+                self._expect_finite("loss", row.loss)
                 due = self.done == 1 or self.seconds - validated >= 60 * o.validate_minutes
                 if due and self._validation:
                     row = replace(row, psnr_y=self._validation.psnr_y(self._average.weights))
@@ -134,10 +130,19 @@ class Trainer:
             made = self._forward(low)
         loss = self._loss(made, high)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip)
+        if self.device.type == "cpu":  # a CPU's grid_sample crashes at NaN; on CUDA this would wait
+            self._expect_finite("gradient's norm", norm.item())
         self._optimiser.step(rate)
         self._average.update(self.step)
         return loss.detach()
+
+    def _expect_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise PpsrError(
+                f"the {name} is {value} at step {self.step}; "
+                "use a smaller --rate, or --precision fp32"
+            )
 
     def restore(self, state: State) -> None:
         """Go back to a saved state."""

@@ -10,13 +10,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ppsr.models.config import PurePass
 from ppsr.models.errors import NO_MEMORY, PpsrError
 from ppsr.runtime.pictures.encode import PictureWriter, choose_encoding
 from ppsr.runtime.pictures.formats import format_of
 from ppsr.runtime.pictures.metadata import Metadata
 from ppsr.runtime.pixels import Array, ArrayPixels
-from ppsr.runtime.routing import mask_of
+from ppsr.runtime.routing import Skipped
 
 from .jobs import Job
 from .loading import Loaded
@@ -30,9 +29,9 @@ class Outputs:
     begun is removed, and from then on nothing is done.
     """
 
-    def __init__(self, job: Job, loaded: Loaded, scale: int, settings: PurePass | None) -> None:
+    def __init__(self, job: Job, loaded: Loaded, scale: int) -> None:
         self.error: PpsrError | None = None
-        self._job, self._loaded, self._scale, self._settings = job, loaded, scale, settings
+        self._job, self._loaded, self._scale = job, loaded, scale
         height, width, channels = loaded.pixels.shape
         self.shape = (scale * height, scale * width, channels)
         self._stack = ExitStack()
@@ -43,9 +42,9 @@ class Outputs:
         """Write the next rows of the larger picture."""
         self._guard(lambda: self._write(rows))
 
-    def publish(self) -> None:
-        """Make the mask, and let all files appear, the larger picture last."""
-        self._guard(self._publish)
+    def publish(self, skipped: Skipped | None) -> None:
+        """Show what was skipped, if asked, and let all files appear, the larger picture last."""
+        self._guard(lambda: self._publish(skipped))
         self._loaded.close()
 
     def discard(self, error: PpsrError | None) -> None:
@@ -105,12 +104,12 @@ class Outputs:
             beside = Beside(self._loaded.pixels, self._scale)
             self._beside = beside, self._overlay(self._job.compare, beside.shape)
 
-    def _publish(self) -> None:
-        if self._job.mask is not None and self._settings is not None:
+    def _publish(self, skipped: Skipped | None) -> None:
+        if self._job.mask is not None and skipped is not None:
             picture = self._loaded.pixels
             height, width, _ = picture.shape
             writer = self._overlay(self._job.mask, (height, width, 3))
-            for rows in tinted(picture, mask_of(self._settings, picture)):
+            for rows in tinted(picture, skipped):
                 writer.write(rows)
         with self._stack.pop_all():
             pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ppsr.runtime.imresize import imresize
 from ppsr.runtime.pixels import Array, Pixels
+from ppsr.runtime.routing import Skipped
 
 Rgb = npt.NDArray[np.uint8]
 
@@ -40,21 +41,24 @@ GLYPHS: Final = {
 """No font of the machine is needed, so none can be missing."""
 
 
-def tinted(picture: Pixels, mask: Callable[[int, int], npt.NDArray[np.bool_]]) -> Iterator[Rgb]:
-    """Show which pixels are pure, and their share at the bottom left. Yields rows, uint8 H' W 3.
+def tinted(picture: Pixels, skipped: Skipped) -> Iterator[Rgb]:
+    """Show what was skipped where, and how much at the bottom left. Yields rows, uint8 H' W 3.
 
-    mask: from the rows top and bottom to bool bottom-top W, True = pure. The share stands at the
-    bottom because it is known there. A picture that is smaller than the label has none.
+    The more is skipped, the stronger the tint. The label stands at the bottom because the share is
+    known there. A picture that is smaller than the label has none.
     """
     height, width = picture.shape[:2]
-    pure = 0
+    total, most = 0, skipped.most
     for top in range(0, max(ROWS, height - ROWS + 1), ROWS):
         bottom = top + ROWS if top + 2 * ROWS <= height else height
-        rows, found = to_rgb(picture.rows(top, bottom)), mask(top, bottom)
-        pure += int(found.sum())
-        rows[found] = (rows[found] + TINT) // 2
+        rows = to_rgb(picture.rows(top, bottom))
+        found = skipped.rows(top, bottom).astype(np.uint16)
+        total += int(found.sum())
+        share = found[..., None]
+        rows = ((rows * (2 * most - share) + TINT * share) // (2 * most)).astype(np.uint8)
         if bottom == height:
-            _write_label(rows, f"{100 * pure / (height * width):.1f} %", height)
+            label = skipped.label or f"{100 * total / (most * height * width):.1f} %"
+            _write_label(rows, label, height)
         yield rows
 
 

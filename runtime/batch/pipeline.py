@@ -42,6 +42,7 @@ class Outcome:
     input_size: tuple[int, int] | None = None
     output_size: tuple[int, int] | None = None
     pure: float | None = None
+    kept: tuple[float, ...] | None = None
     milliseconds: float | None = None
     """As in ``upscaler.Result``."""
     tiles: int | None = None
@@ -138,7 +139,7 @@ class _Line:
     def _upscale(self, job: Job, loaded: Loaded) -> None:
         """Run the model on one picture; the encoder gets the rows, and concludes."""
         upscaler, error, stream = self._upscaler, None, None
-        outputs = Outputs(job, loaded, upscaler.scale, upscaler.artefact.pure_pass)
+        outputs = Outputs(job, loaded, upscaler.scale)
         self._current = outputs
         done = 0
         self._progress(job, 0)
@@ -185,7 +186,7 @@ def _finish(
 ) -> Outcome:
     """Publish what is complete, remove what is not, and tell."""
     if error is None:
-        outputs.publish()
+        outputs.publish(stream.skipped if stream else None)
     else:
         outputs.discard(error)
     height, width, _ = loaded.pixels.shape
@@ -198,6 +199,7 @@ def _finish(
         input_size=size,
         output_size=(outputs.shape[0], outputs.shape[1]),
         pure=stream.pure,
+        kept=stream.kept,
         milliseconds=stream.milliseconds,
         tiles=stream.tiles,
         notes=(*loaded.notes, *stream.notes),

@@ -139,6 +139,7 @@ def to_line(outcome: Outcome, about: str) -> str:
     parts = [
         f"{name} {before} -> {output} {after}",
         *([] if outcome.pure is None else [f"{100 * outcome.pure:.1f} % pure"]),
+        *([] if outcome.kept is None else [_kept(outcome.kept)]),
         *([f"{tiles} tiles"] if tiles > 1 else []),
         f"{outcome.milliseconds:.0f} ms",
         about,
@@ -164,11 +165,16 @@ def to_json(outcome: Outcome) -> str:
         "input_size": outcome.input_size,
         "output_size": outcome.output_size,
         "pure": outcome.pure,
+        "kept": outcome.kept,
         "milliseconds": outcome.milliseconds,
         "tiles": outcome.tiles,
         "notes": outcome.notes,
     }
     return json.dumps(content, allow_nan=False)
+
+
+def _kept(shares: Sequence[float]) -> str:
+    return "kept " + ", ".join(f"{100 * share:.0f}" for share in shares) + " %"
 
 
 def _name(job: Job) -> str:

@@ -15,6 +15,7 @@ from ppsr.models.pure_pass import pad_to_grid
 from ppsr.runtime.batch.overlay import tinted
 from ppsr.runtime.imresize import imresize
 from ppsr.runtime.pixels import ArrayPixels
+from ppsr.runtime.routing import Skipped
 from ppsr.runtime.tiles import WHOLE
 
 from .inputs import Input, Rgb
@@ -73,7 +74,7 @@ def _show(models: Sequence[Model], name: str, rgb: Rgb, mask: Pure | None) -> Sh
     scale = models[0].upscaler.scale
     figures = []
     if mask is not None:
-        rows = list(tinted(ArrayPixels(rgb), lambda top, bottom: mask[top:bottom]))
+        rows = list(tinted(ArrayPixels(rgb), Skipped(lambda top, bottom: mask[top:bottom])))
         figures.append(_figure("mask (tinted: pure)", np.concatenate(rows), scale))
     figures.append(_figure("bicubic", imresize(rgb, scale)))
     outputs: list[Rgb] = [model.upscaler.upscale(rgb, tiling=WHOLE).pixels for model in models]

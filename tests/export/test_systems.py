@@ -39,6 +39,8 @@ from ppsr.models.config import Config
 from ppsr.models.errors import ParityError
 from ppsr.models.registry import MODELS
 from ppsr.runtime.artefact import Artefact
+from ppsr.runtime.feed import image_tensor
+from ppsr.runtime.ort import open_session
 from ppsr.runtime.sidecar import read_sidecar
 
 Rgb = npt.NDArray[np.uint8]
@@ -80,7 +82,8 @@ def exported(
     if form == "self-contained":
         front = name_nodes(trace_front_end(network, 20), root="front")
         model = join_front_end(model, front, 2)
-    settings = {"tuned_for": tuning, "ratio": network.config.ratio}
+    config = network.config
+    settings = {"tuned_for": tuning, "ratio": config.ratio, "blocks": config.blocks}
     artefact = Artefact(MODELS[name].name, 2, form, precision, 20, "7" * 64, "0.1.0", **settings)
     return write_metadata(share_weights(model), artefact), artefact
 
@@ -104,6 +107,19 @@ def test_graphs_do_what_the_networks_do(crops: Callable, name: str, tuning: Any)
         ] += 0.1
     with pytest.raises(ParityError):
         verify(model, artefact, Reference(spoilt), pictures[:3], 1e-5)
+
+
+@pytest.mark.parametrize("form", ["routed", "self-contained"])
+def test_adaformer_tells_how_many_blocks_attend(photo: Callable, form: Any) -> None:
+    """As the network does, cropped as the picture is; but for ties, at most."""
+    model, _ = exported("adaformer", form)
+    rgb = photo("coffee", 32, 48) if form == "routed" else photo("coffee", 37, 50)
+    image = image_tensor(rgb)
+    got = open_session(model.SerializeToString()).run(["attended"], {"input": image})[0]
+    kept = small("adaformer").halting(torch.from_numpy(image)).tokens
+    assert got.shape == (1, 1, *rgb.shape[:2])
+    assert np.unique(got).tolist() == [2, 3]
+    assert (got != torch.stack(kept).sum(0).numpy()).sum() < 5
 
 
 @pytest.mark.parametrize("name", NAMES)

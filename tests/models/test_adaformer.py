@@ -418,7 +418,10 @@ def test_exported_graph_is_the_network(form):
     )
 
     def difference(image: torch.Tensor) -> float:
-        (got,) = session.run(None, {"input": image.numpy()})
+        got, attended = session.run(None, {"input": image.numpy()})
+        kept = torch.stack(network.halting(image).tokens).sum(0)[:, None]
+        np.testing.assert_array_equal(attended, kept.numpy())
+        assert attended.dtype == np.int32
         return float(np.abs(got - network.upscale(image).numpy()).max())
 
     for size in ((16, 16), (32, 48), (16, 96)):
@@ -426,8 +429,11 @@ def test_exported_graph_is_the_network(form):
         made = choices(network, image)[1]
         assert any(one.any() and not one.all() for one in made)
         assert difference(image) < 1e-5
+        assert len(np.unique(session.run(["attended"], {"input": image.numpy()})[0])) > 1
         network.exit_rule = NoExit()
-        assert difference(image) > 1e-4
+        (got, _), want = session.run(None, {"input": image.numpy()}), network.upscale(image)
+        assert np.abs(got - want.numpy()).max() > 1e-4
         network.exit_rule = None
     network.body.blocks[1].attn.qkv_local.weight[-1] += 0.05  # of a value
-    assert difference(image) > 1e-5
+    (got, _), want = session.run(None, {"input": image.numpy()}), network.upscale(image)
+    assert np.abs(got - want.numpy()).max() > 1e-5

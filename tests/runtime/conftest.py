@@ -52,6 +52,8 @@ def write_plan(identity: Callable[..., Artefact]) -> Callable[..., Path]:
         tensors = {"input": "FLOAT", "output": "FLOAT"}
         if artefact.takes_active:
             tensors["active"] = "INT64"
+        if artefact.blocks is not None:
+            tensors["attended"] = "INT32"
         data = fake_gpu.plan_bytes(**{"scale": artefact.scale, "tensors": tensors, **(plan or {})})
         path.write_bytes(data)
         if described is not None:
@@ -92,7 +94,9 @@ def identity() -> Callable[..., Artefact]:
 
     def make(form: Any = "self-contained", model: Any = "pp-atd-light", scale: int = 2) -> Artefact:
         pure_pass = PurePass() if model == "pp-atd-light" else None
-        return Artefact(model, scale, form, "fp32", 20, "0" * 64, "0.1.0", pure_pass)
+        blocks = 4 if model == "adaformer" else None
+        identity = (model, scale, form, "fp32", 20, "0" * 64, "0.1.0", pure_pass)
+        return Artefact(*identity, blocks=blocks)
 
     return make
 

@@ -306,7 +306,8 @@ class FakeContext:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         _, _, height, width = self.shapes["input"]
         scale = self.engine.content["scale"]
-        return {"output": (1, 3, scale * height, scale * width)}[name]
+        own = {"output": (1, 3, scale * height, scale * width), "attended": (1, 1, height, width)}
+        return own[name]
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         if self.gpu.step("set_tensor_address", name, address):
@@ -340,6 +341,9 @@ class FakeContext:
             gpu.seen.append(gpu.view(addresses["active"], shapes["active"], np.int64).copy())
         output = image.repeat(scale, 2).repeat(scale, 3)
         gpu.view(addresses["output"], output.shape, np.float32)[...] = output
+        if "attended" in addresses:
+            red = np.rint(image[:, :1] * 255).astype(np.int32)
+            gpu.view(addresses["attended"], red.shape, np.int32)[...] = 1 + red // 64
         gpu.clock += 5
 
     def _route(self, shapes: dict[str, Any], addresses: dict[str, int]) -> None:

@@ -332,6 +332,7 @@ class TestMachines:
             "input_size": [33, 47],
             "output_size": [66, 94],
             "tiles": 1,
+            "kept": None,
             "notes": [],
         }
         assert (failed["status"], failed["output_size"]) == ("failed", None)

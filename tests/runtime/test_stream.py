@@ -92,6 +92,33 @@ def test_the_dense_model_has_no_mask_in_tiles_either(photo: Callable, fake: Call
     assert all(list(feed) == ["input"] for feed in backend.feeds)
 
 
+@pytest.mark.parametrize("tiling", [Tiling(), SMALL], ids=["whole", "tiles"])
+def test_what_blocks_attend_to_is_told_of_the_whole(
+    photo: Callable, fake: Callable, monkeypatch: pytest.MonkeyPatch, tiling: Tiling
+) -> None:
+    """A network of 4 blocks that keeps tokens by their red, as tiles would tell it too."""
+    rgb = photo("coffee", 150, 201)
+    backend = fake(form="routed", model="adaformer")
+    enlarge = backend.run
+
+    def run(feed: Any) -> Any:
+        red = np.rint(feed["input"][:, :1] * 255).astype(np.int32)
+        return {**enlarge(feed), "attended": 1 + red // 64}
+
+    monkeypatch.setattr(backend, "run", run)
+    stream = Upscaler(backend).stream(ArrayPixels(rgb), tiling=tiling)
+    assert sum(len(band) for band in stream) == 300
+    assert (stream.tiles > 1) == (tiling is SMALL)
+    expected = 1 + rgb[..., 0] // 64
+    assert stream.kept == pytest.approx([(expected > block).mean() for block in range(4)])
+    assert stream.skipped is not None
+    assert stream.skipped.most == 4
+    np.testing.assert_array_equal(stream.skipped.rows(7, 90), 4 - expected[7:90])
+    shares = [round(100 * (1 - share)) for share in stream.kept]
+    assert stream.skipped.label == " ".join(map(str, shares)) + " %"
+    assert stream.pure is None
+
+
 def test_seams_are_blended(photo: Callable, fake: Callable) -> None:
     """Each tile is off by another amount: nowhere more than a fraction of it shows at once."""
     backend = fake()

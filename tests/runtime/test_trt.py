@@ -69,6 +69,19 @@ def test_pictures_of_several_sizes(
     assert not gpu.live
 
 
+def test_what_blocks_attend_to_comes_back(gpu: Any, make: Callable, photo: Callable) -> None:
+    with Upscaler.open(make(model="adaformer")) as up:
+        for size in ((61, 83), (150, 201)):
+            rgb = photo("coffee", *size)
+            result = up.upscale(rgb)
+            np.testing.assert_array_equal(result.pixels, enlarged(rgb))
+            expected = 1 + rgb[..., 0] // 64
+            assert result.kept == pytest.approx([(expected > block).mean() for block in range(4)])
+    assert not gpu.live
+    with pytest.raises(ArtefactError, match="not the engine it says"):
+        Upscaler.open(make(model="adaformer", plan=DENSE))
+
+
 @pytest.mark.parametrize("kind", ["told", "routing"])
 def test_no_active_token_at_all_is_fine(gpu: Any, make: Callable, kind: str) -> None:
     flat = np.full((40, 40, 3), 200, np.uint8)

@@ -13,7 +13,7 @@ from ppsr.models.pure_pass import pad_to_grid, purity_mask
 from ppsr.runtime.batch.overlay import GLYPHS, ROWS, TINT, Beside, tinted, to_rgb
 from ppsr.runtime.imresize import imresize
 from ppsr.runtime.pixels import ArrayPixels
-from ppsr.runtime.routing import mask_of
+from ppsr.runtime.routing import Skipped, mask_of
 
 
 class Counted(ArrayPixels):
@@ -28,7 +28,7 @@ class Counted(ArrayPixels):
 
 
 def draw(picture: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    rows = tinted(ArrayPixels(picture), lambda top, bottom: mask[top:bottom])
+    rows = tinted(ArrayPixels(picture), Skipped(lambda top, bottom: mask[top:bottom]))
     return np.concatenate(list(rows))
 
 
@@ -68,9 +68,20 @@ def test_the_mask_of_the_whole_picture_is_shown(photo: Callable) -> None:
     rgb = photo("coffee", 399, 301)
     settings = PurePass()
     picture = ArrayPixels(rgb)
-    rows = list(tinted(picture, mask_of(settings, picture)))
+    rows = list(tinted(picture, Skipped(mask_of(settings, picture))))
     whole = settings.mask(pad_to_grid(rgb))[:399, :301]
     np.testing.assert_array_equal(np.concatenate(rows), draw(rgb, whole))
+
+
+def test_the_more_is_skipped_the_stronger_the_tint() -> None:
+    grey = np.full((80, 300, 3), 100, np.uint8)
+    levels = np.arange(300) * 3 // 300
+    skipped = Skipped(lambda top, bottom: np.tile(levels, (bottom - top, 1)), 4, "0 25 50 %")
+    overlay = np.concatenate(list(tinted(ArrayPixels(grey), skipped)))
+    assert read_label(overlay, 1) == "0 25 50 %"
+    found = [overlay[0, column].astype(int) for column in (0, 150, 299)]
+    for level, colour in enumerate(found):
+        np.testing.assert_array_equal(colour, (100 * (8 - level) + TINT.astype(int) * level) // 8)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -101,7 +112,7 @@ def test_bicubic_stands_at_the_left_bit_for_bit(photo: Callable, scale: int) -> 
 
 def test_only_strips_are_asked_for(photo: Callable) -> None:
     picture = Counted(np.resize(photo(), (3000, 40, 3)))
-    for rows in tinted(picture, lambda top, bottom: np.zeros((bottom - top, 40), bool)):
+    for rows in tinted(picture, Skipped(lambda top, bottom: np.zeros((bottom - top, 40), bool))):
         assert len(rows) < 2 * ROWS
     assert Counted.most < 2 * ROWS
     Counted.most, beside = 0, Beside(picture, 2)

@@ -132,11 +132,11 @@ class TestOverlapping:
         publish, inferring = Outputs.publish, [threading.Event() for _ in range(4)]
         published: list[int] = []
 
-        def slow(self: Outputs) -> None:
+        def slow(self: Outputs, *arguments: Any) -> None:
             if len(published) < 3:
                 assert inferring[len(published) + 1].wait(LONG), "the model waits for the encoder"
             published.append(1)
-            publish(self)
+            publish(self, *arguments)
 
         def infer(output: npt.NDArray[Any]) -> npt.NDArray[Any]:
             next(event for event in inferring if not event.is_set()).set()
