@@ -1,15 +1,18 @@
 """The papers' comparison in small: networks trained alike from nothing, exported, measured.
 
     python benchmarks/comparison.py train ../shared/data/train ../shared/data/val
-    python benchmarks/comparison.py measure ../shared/data/eval
+    python benchmarks/comparison.py quality ../shared/data/eval
+    python benchmarks/comparison.py exits ../shared/data/eval
+    python benchmarks/comparison.py times
     python benchmarks/comparison_page.py
 
 ``train`` takes hours on a CPU, one network after the other; stopped, it goes on where it was.
 Dense, Pure-Pass and CAMixer at x2 have the same seed, pictures, order and number of steps;
-AdaFormer is trained once, at x4. Runs are kept in ``artifacts/comparison``. ``measure`` exports
-what is trained to the end, evaluates the files on onnxruntime, and AdaFormer's weights under other
-rules of exit in torch. It writes ``benchmarks/results/comparison.json``, from which the page is
-made.
+AdaFormer is trained once, at x4. Runs are kept in ``artifacts/comparison``. ``quality`` exports
+what is trained to the end and evaluates the files on onnxruntime, ``exits`` AdaFormer's weights
+under other rules of exit in torch, ``times`` runs the files in turns and wants the machine for
+itself. Each adds to ``benchmarks/results/comparison.json``, from which the page is made. With
+``--only`` and OMP_NUM_THREADS=1 two trainings on two cores take less than one after the other.
 """
 
 from __future__ import annotations
@@ -56,6 +59,7 @@ RUNS, TARGET = ROOT / "artifacts/comparison", ROOT / "benchmarks/results/compari
 SETS = ("Set5", "Set14", "B100")
 HD = (720, 1280)
 """Height and width of the output that the papers count multiply-adds for."""
+PACKAGES = ("ppsr", "numpy", "torch", "onnxruntime")
 PURE = 0.389
 """Share of pure pixels behind the papers' average of PP-ATD-light: 79.30 G of 87.15 G at x4."""
 
@@ -105,10 +109,13 @@ def main() -> None:
     """Train and measure."""
 
 
+ONLY = click.option("--only", type=click.Choice([one.name for one in SYSTEMS]), multiple=True)
+
+
 @main.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("validation", type=click.Path(path_type=Path))
-@click.option("--only", type=click.Choice([system.name for system in SYSTEMS]), multiple=True)
+@ONLY
 @reports_errors
 def train(data: Path, validation: Path, only: tuple[str, ...]) -> None:
     """Train every network to the end of its run."""
@@ -131,55 +138,60 @@ def train(data: Path, validation: Path, only: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("data", type=click.Path(path_type=Path))
+@ONLY
+@reports_errors
+def quality(data: Path, only: tuple[str, ...]) -> None:
+    """Export what is trained to the end at x2, and evaluate the portable files on onnxruntime."""
+    sets = _sets(data)
+    for system in _done(only, 2):
+        with Upscaler.open(_file(system), "cpu") as up:
+            method = Method(system.name, partial(up.upscale, tiling=WHOLE), {})
+            scores = _scores(evaluate([method], sets, 2), 0)
+        _add("quality", {system.name: {"sets": scores, "training": _training(system)}})
+    found = evaluate([Method("bicubic", partial(bicubic, scale=2), {})], sets, 2)
+    _add("quality", {"bicubic": {"sets": _scores(found, 0)}})
+
+
+@main.command()
 @click.option("--runs", default=9, show_default=True)
 @reports_errors
-def measure(data: Path, runs: int) -> None:
-    """Export, evaluate and time what is trained to the end."""
-    sets = [find_sets([data / name])[0] for name in SETS]
-    done = [system for system in SYSTEMS if _is_done(system)]
-    content: dict[str, Any] = {
-        "machine": bench.machine(),
-        "versions": installed(("ppsr", "numpy", "torch", "onnxruntime")),
-        "size": SIZE,
-        "x2": _exported([system for system in done if system.scale == 2], sets, runs),
-    }
-    for system in done:
-        if system.model == "adaformer":
-            content["exits"] = _exits(system, sets)
-    write_atomically(TARGET, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def _exported(systems: list[System], sets: list[Any], runs: int) -> dict[str, Any]:
-    """Each as a portable file on onnxruntime: quality, time in turns, multiply-adds."""
+def times(runs: int) -> None:
+    """Run the same files in turns on one crop, and count what they multiply at 1280 x 720."""
+    systems = _done((), 2)
     with ExitStack() as stack:
-        ups = {one.name: stack.enter_context(Upscaler.open(_file(one), "cpu")) for one in systems}
+        ups = [stack.enter_context(Upscaler.open(_file(one), "cpu")) for one in systems]
         crop = crop_of_photo(SIZE, CORNER)
-        runners = [partial(timed, partial(up.upscale, crop, tiling=WHOLE)) for up in ups.values()]
+        runners = [partial(timed, partial(up.upscale, crop, tiling=WHOLE)) for up in ups]
         timings = [Timing(found) for found in in_turns(runners, runs, [2] * len(runners))]
-        methods = [Method(n, partial(up.upscale, tiling=WHOLE), {}) for n, up in ups.items()]
-        first = Method("bicubic", partial(bicubic, scale=2), {})
-        found = evaluate([first, *methods], sets, 2)
-    rows: dict[str, Any] = {"bicubic": {"sets": _sets(found, 0)}}
-    for number, system in enumerate(systems):
+    rows = {}
+    for system, timing in zip(systems, timings, strict=True):
         low = (HD[0] // 2, HD[1] // 2)
         of = (system.model, 2, *low)
         network = build(system.model, 2, weights=None, ratio=system.ratio)
         masked = system.model == "pp-atd-light"
         active = round((1 - PURE) * low[0] * -(-low[1] // 16) * 16) if masked else None
         rows[system.name] = {
-            "sets": _sets(found, number + 1),
             "parameters": sum(one.numel() for one in network.parameters()),
             "paper_flops": paper_flops(*of, PURE if masked else 0.0, ratio=system.ratio),
             "multiply_adds": multiply_adds(*of, active, ratio=system.ratio),
-            "milliseconds": asdict(timings[number].milliseconds),
-            "times_as_fast": asdict(timings[number].ratio(timings[0])),
-            "training": _training(system),
+            "milliseconds": asdict(timing.milliseconds),
+            "times_as_fast": asdict(timing.ratio(timings[0])),
         }
-    return rows
+    about = {"machine": bench.machine(), "versions": installed(PACKAGES), "size": SIZE}
+    _add("times", {**about, "rows": rows})
 
 
-def _exits(system: System, sets: list[Any]) -> dict[str, Any]:
-    """AdaFormer's weights under each rule of exit, in torch."""
+@main.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@reports_errors
+def exits(data: Path) -> None:
+    """Evaluate AdaFormer's weights under each rule of exit, in torch."""
+    sets = _sets(data)
+    for system in _done((), 4):
+        _add("exits", {"training": _training(system), "rules": _rules(system, sets)})
+
+
+def _rules(system: System, sets: list[Any]) -> dict[str, Any]:
     network = build(system.model, system.scale, system.folder / WEIGHTS)
     assert isinstance(network, AdaFormer)
     tokens, windows = _shares(network, sets)
@@ -199,14 +211,14 @@ def _exits(system: System, sets: list[Any]) -> dict[str, Any]:
         network.exit_rule = rule
         kept = _shares(network, sets)
         rows[name] = {
-            "sets": _sets(found, number),
+            "sets": _scores(found, number),
             "tokens": kept[0],
             "windows": kept[1],
             "multiply_adds": adaformer_multiply_adds(
                 network.config, *low, tokens=kept[0], windows=kept[1]
             ),
         }
-    return {"training": _training(system), "rules": rows}
+    return rows
 
 
 @torch.inference_mode()
@@ -269,7 +281,28 @@ def _training(system: System) -> dict[str, Any]:
     return {"steps": state.step, "minutes": state.seconds / 60, "options": options}
 
 
-def _sets(found: Evaluation, number: int) -> dict[str, dict[str, float]]:
+def _sets(data: Path) -> list[Any]:
+    return [find_sets([data / name])[0] for name in SETS]
+
+
+def _done(only: tuple[str, ...], scale: int) -> list[System]:
+    """Return those of a scale that are trained to the end."""
+    asked = [one for one in SYSTEMS if one.scale == scale and (not only or one.name in only)]
+    return [system for system in asked if _is_done(system)]
+
+
+def _add(part: str, found: dict[str, Any]) -> None:
+    """Write a part of the figures; those of other systems in it stay, in the order of SYSTEMS."""
+    content = json.loads(TARGET.read_text()) if TARGET.exists() else {}
+    rows = {**content.get(part, {}), **found}
+    order = [system.name for system in SYSTEMS]
+    content[part] = dict(
+        sorted(rows.items(), key=lambda row: order.index(row[0]) if row[0] in order else -1)
+    )
+    write_atomically(TARGET, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _scores(found: Evaluation, number: int) -> dict[str, dict[str, float]]:
     scores = {name: found.means(name)[number] for name in SETS}
     return {n: {"psnr_y": one.psnr_y, "ssim_y": one.ssim_y} for n, one in scores.items()}
 

@@ -49,10 +49,11 @@ def main() -> None:
 
 def spell(content: Mapping[str, Any]) -> str:
     """The page, from what was measured."""
-    rows = {name: row for name, row in content["x2"].items() if name != "bicubic"}
-    height, width = content["size"]
+    rows = {name: row for name, row in content["quality"].items() if name != "bicubic"}
+    times = content["times"]
+    height, width = times["size"]
     first = next(iter(rows.values()))["training"]
-    options, machine, versions = first["options"], content["machine"], content["versions"]
+    options, machine, versions = first["options"], times["machine"], times["versions"]
     pixels = first["steps"] * options["batch"] * options["patch"] ** 2
     minutes = ", ".join(f"{name} {row['training']['minutes']:.0f}" for name, row in rows.items())
     return f"""# The papers' comparison, in small
@@ -70,7 +71,7 @@ with theirs, the order can be looked at. Files are portable ONNX in FP32 on onnx
 
 PSNR of Y in dB and SSIM.
 
-{_quality(content["x2"])}
+{_quality(content["quality"])}
 
 {_orders(rows)}
 
@@ -79,13 +80,15 @@ its paper's totals imply, 2,400 a pixel and layer; Pure-Pass: at the share of pu
 its average) and all that are really done; times of one crop of {height} x {width}, in turns, as
 portable files.
 
-{_costs(rows)}
+{_costs(times["rows"])}
 {_exits(content.get("exits"))}
 ## How it was made
 
 ```
 python benchmarks/comparison.py train ../shared/data/train ../shared/data/val
-python benchmarks/comparison.py measure ../shared/data/eval
+python benchmarks/comparison.py quality ../shared/data/eval
+python benchmarks/comparison.py exits ../shared/data/eval
+python benchmarks/comparison.py times
 ```
 """
 
