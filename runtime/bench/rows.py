@@ -41,6 +41,8 @@ class Row:
     """Between its output and the dense one's, RGB; inf where equal, None where there is none."""
     rounds: tuple[float, ...] = ()
     """Milliseconds of each; none where several pictures are added up."""
+    kept: tuple[float, ...] | None = None
+    """Share of the pixels that each block attends to; None for a network whose tokens stay."""
 
     @property
     def microseconds_per_pixel(self) -> float:
@@ -61,6 +63,7 @@ class Row:
             "pixels": self.pixels,
             "model": self.model,
             "pure": self.pure,
+            "kept": self.kept,
             "milliseconds": asdict(self.milliseconds),
             "routing_milliseconds": None if routing is None else asdict(routing),
             "microseconds_per_pixel": self.microseconds_per_pixel,
@@ -122,6 +125,7 @@ def _measure(models: Sequence[Model], dense: Model | None, one: Input, runs: int
             milliseconds=own.milliseconds,
             routing=own.routing,
             rounds=tuple(sample.milliseconds for sample in own.samples),
+            kept=last[at].kept,
         )
         if dense is not None and at < last_one:
             row = replace(
@@ -163,6 +167,7 @@ def _total(rows: Sequence[Row]) -> Row:
     routing = [row.routing for row in rows if row.routing is not None]
     pairs = [(row.dense, row.ratio) for row in rows if row.dense is not None and row.ratio]
     psnrs = [row.psnr_db for row in rows if row.psnr_db is not None]
+    kept = [[share * row.pixels for share in row.kept] for row in rows if row.kept is not None]
     sizes = {row.size for row in rows}
     return Row(
         picture="all" if len(rows) != 1 else rows[0].picture,
@@ -175,6 +180,7 @@ def _total(rows: Sequence[Row]) -> Row:
         dense=sum(dense for dense, _ in pairs) if pairs else None,
         ratio=_ratio(pairs) if pairs else None,
         psnr_db=min(psnrs, default=None),
+        kept=tuple(sum(of) / pixels for of in zip(*kept, strict=True)) if kept else None,
     )
 
 

@@ -97,6 +97,9 @@ def test_totals_add_times_and_weigh_shares_by_pixels() -> None:
     (total,) = totals([first, second])
     assert (total.picture, total.size, total.pixels) == ("all", None, 400)
     assert total.pure == pytest.approx(0.2)
+    assert total.kept is None
+    (kept,) = totals([replace(first, kept=(1.0, 0.5)), replace(second, kept=(1.0, 0.1))])
+    assert kept.kept == pytest.approx((1, 0.2))
     assert total.milliseconds == Summary(40, 37, 43)
     assert (total.routing, total.dense, total.psnr_db) == (None, 40, 50)
     assert total.ratio == Summary(*map(pytest.approx, (40 / 30, 40 / 60, 40 / 15)))
