@@ -12,7 +12,8 @@ AdaFormer is trained once, at x4. Runs are kept in ``artifacts/comparison``. ``q
 what is trained to the end and evaluates the files on onnxruntime, ``exits`` AdaFormer's weights
 under other rules of exit in torch, ``times`` runs the files in turns and wants the machine for
 itself. Each adds to ``benchmarks/results/comparison.json``, from which the page is made. With
-``--only`` and OMP_NUM_THREADS=1 two trainings on two cores take less than one after the other.
+``--only`` and OMP_NUM_THREADS=1 (or ``--threads 1``) two of them on two cores take less time than
+one after the other.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from ppsr.models.config import ModelName
 from ppsr.models.halting import ExitRule, NoExit, RandomExit, UniformExit
 from ppsr.runtime import bench
 from ppsr.runtime.bench.timing import Timing, in_turns
-from ppsr.runtime.command import reports_errors
+from ppsr.runtime.command import reports_errors, threads_option
 from ppsr.runtime.dataset import find_sets, read_ground_truth
 from ppsr.runtime.evaluation import Evaluation, Method, evaluate
 from ppsr.runtime.files import write_atomically
@@ -139,12 +140,13 @@ def train(data: Path, validation: Path, only: tuple[str, ...]) -> None:
 @main.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @ONLY
+@threads_option
 @reports_errors
-def quality(data: Path, only: tuple[str, ...]) -> None:
+def quality(data: Path, only: tuple[str, ...], threads: int | None) -> None:
     """Export what is trained to the end at x2, and evaluate the portable files on onnxruntime."""
     sets = _sets(data)
     for system in _done(only, 2):
-        with Upscaler.open(_file(system), "cpu") as up:
+        with Upscaler.open(_file(system), "cpu", threads) as up:
             method = Method(system.name, partial(up.upscale, tiling=WHOLE), {})
             scores = _scores(evaluate([method], sets, 2), 0)
         _add("quality", {system.name: {"sets": scores, "training": _training(system)}})

@@ -57,6 +57,20 @@ def test_the_page_of_int8_is_made_of_the_figures(monkeypatch: pytest.MonkeyPatch
     assert content["measure"]["weights_sha256"] == build("pp-atd-light", 2).weights_sha256
 
 
+def test_the_comparison_is_made_of_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of runs alike but for the network, of 20 minutes or more."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("comparison_page")
+    content = json.loads(page.SOURCE.read_text())
+    assert page.PAGE.read_text() == page.spell(content)
+    runs = [row["training"] for name, row in content["quality"].items() if name != "bicubic"]
+    assert len(runs) == len(page.PAPER) == 4
+    assert min(run["minutes"] for run in runs) >= 20
+    alike = [{**run["options"], "model": None, "ratio": None} for run in runs]
+    assert alike == [alike[0]] * 4
+    assert {run["steps"] for run in runs} == {alike[0]["steps"]}
+
+
 def test_the_recipe_keeps_its_budget_on_b100() -> None:
     """0.05 dB; all in INT8 without a look at the layers loses far more."""
     content = json.loads((ROOT / "benchmarks/results/int8.json").read_text())
