@@ -62,8 +62,8 @@ def spell(content: Mapping[str, Any]) -> str:
 
 Networks trained alike from nothing: {first["steps"]} steps of {options["batch"]} patches of
 {options["patch"]} x {options["patch"]} pixels, one seed, one order of patches, no pre-trained
-weights (the last convolution begins as bicubic interpolation); minutes on a CPU: {minutes}. The
-papers' ATD-light saw {PAPER_PIXELS / pixels:,.0f} times as many pixels: levels cannot be compared
+weights (the last convolution begins as bicubic interpolation). Minutes, two runs at a time, each on
+one core of the CPU: {minutes}. The papers' ATD-light saw {PAPER_PIXELS / pixels:,.0f} times as many pixels: levels cannot be compared
 with theirs, the order can be looked at. Files are portable ONNX in FP32 on onnxruntime
 {versions["onnxruntime"]}, {machine["cores_allowed"]} cores of an {machine["cpu"]}.
 
@@ -85,8 +85,8 @@ portable files.
 ## How it was made
 
 ```
-python benchmarks/comparison.py train ../shared/data/train ../shared/data/val
-python benchmarks/comparison.py quality ../shared/data/eval
+OMP_NUM_THREADS=1 python benchmarks/comparison.py train ../shared/data/train ../shared/data/val --only NAME
+python benchmarks/comparison.py quality ../shared/data/eval --threads 1
 python benchmarks/comparison.py exits ../shared/data/eval
 python benchmarks/comparison.py times
 ```
@@ -119,7 +119,8 @@ def _orders(rows: Mapping[str, Any]) -> str:
         told = f"as in the paper, {spelt[0]}" if holds else f"{spelt[0]}; the paper: {spelt[1]}"
         least = min(abs(ours[a] - ours[b]) for a, b in pairwise(orders[0])) if len(rows) > 1 else 0
         lines.append(f"- {one}: {told}. Neighbours lie at least {least:.3f} dB apart.")
-    return "By PSNR:\n\n" + "\n".join(lines)
+    told = "By PSNR (one seed each: how much of a difference is chance was not measured):"
+    return f"{told}\n\n" + "\n".join(lines)
 
 
 def _costs(rows: Mapping[str, Any]) -> str:
