@@ -63,7 +63,8 @@ def spell(content: Mapping[str, Any]) -> str:
 Networks trained alike from nothing: {first["steps"]} steps of {options["batch"]} patches of
 {options["patch"]} x {options["patch"]} pixels, one seed, one order of patches, no pre-trained
 weights (the last convolution begins as bicubic interpolation). Minutes, two runs at a time, each on
-one core of the CPU: {minutes}. The papers' ATD-light saw {PAPER_PIXELS / pixels:,.0f} times as many pixels: levels cannot be compared
+one core of the CPU: {minutes}. The
+papers' ATD-light saw {PAPER_PIXELS / pixels:,.0f} times as many pixels: levels cannot be compared
 with theirs, the order can be looked at. Files are portable ONNX in FP32 on onnxruntime
 {versions["onnxruntime"]}, {machine["cores_allowed"]} cores of an {machine["cpu"]}.
 
@@ -85,7 +86,8 @@ portable files.
 ## How it was made
 
 ```
-OMP_NUM_THREADS=1 python benchmarks/comparison.py train ../shared/data/train ../shared/data/val --only NAME
+export OMP_NUM_THREADS=1  # and --only NAME for each of two at a time
+python benchmarks/comparison.py train ../shared/data/train ../shared/data/val
 python benchmarks/comparison.py quality ../shared/data/eval --threads 1
 python benchmarks/comparison.py exits ../shared/data/eval
 python benchmarks/comparison.py times
