@@ -53,8 +53,8 @@ def join_front_end(
         name, whole.name = whole.name, f"crop/whole_{whole.name}"
         cropped.append(gs.Variable(name, dtype=whole.dtype))
         until = end if name == OUTPUT else size
-        node = gs.Node("Slice", f"crop/{name}", {}, [whole, start, until, axes], [cropped[-1]])
-        crop.append(node)
+        label = f"crop/Slice_{len(cropped)}"
+        crop.append(gs.Node("Slice", label, {}, [whole, start, until, axes], [cropped[-1]]))
     graph = gs.Graph(
         nodes=[*front.nodes, *body.nodes, *crop],
         inputs=[picture],

@@ -128,11 +128,17 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
         resumed_run(tmp_path)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(options: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["gradient's norm is nan at step 0", "loss is nan at step 1"])
+def test_what_is_no_number_ends_the_run(
+    options: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A CPU sees it in the gradient; else it is seen in what is logged."""
     trainer = new_run(tmp_path / "run", options(log_every=1))
     with torch.no_grad():
         trainer.network.norm.weight.fill_(float("nan"))
-    with pytest.raises(PpsrError, match="loss is nan at step 1"):
+    if what.startswith("loss"):
+        monkeypatch.setattr(trainer, "_train_step", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(PpsrError, match=what):
         trainer.run()
     assert not (tmp_path / "run" / "state.pt").exists()
 
