@@ -87,8 +87,8 @@ class Stream:
         """As in ``Result``, once all rows are through."""
         if self._blocks is None:
             return None
-        counts = np.bincount(self._attended.ravel(), minlength=self._blocks + 1)
-        return tuple((1 - counts.cumsum()[: self._blocks] / counts.sum()).tolist())
+        kept = (np.count_nonzero(self._attended > block) for block in range(self._blocks))
+        return tuple(count / self._attended.size for count in kept)
 
     @property
     def skipped(self) -> Skipped | None:
