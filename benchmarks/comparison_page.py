@@ -63,7 +63,7 @@ def spell(content: Mapping[str, Any]) -> str:
 Networks trained alike from nothing: {first["steps"]} steps of {options["batch"]} patches of
 {options["patch"]} x {options["patch"]} pixels, one seed, one order of patches, no pre-trained
 weights (the last convolution begins as bicubic interpolation). Minutes, two runs at a time, each on
-one core of the CPU: {minutes}. The
+one core of a CPU that did other work too: {minutes}. The
 papers' ATD-light saw {PAPER_PIXELS / pixels:,.0f} times as many pixels: levels cannot be compared
 with theirs, the order can be looked at. Files are portable ONNX in FP32 on onnxruntime
 {versions["onnxruntime"]}, {machine["cores_allowed"]} cores of an {machine["cpu"]}.

@@ -39,9 +39,8 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def outputs(self, image: Tensor, active: Tensor | None) -> tuple[Tensor, ...]:
-        """What a graph returns: the output of ``upscale``, and where the configuration has blocks
-
-        int32 N 1 H W: how many of them attend to each token.
+        """Return what a graph does: the output of ``upscale``, and where ``config.blocks`` is a
+        number, int32 N 1 H W: how many of these blocks attend to each token.
         """
         return (self.upscale(image, active),)
 
