@@ -50,7 +50,7 @@ from ppsr.runtime.bench.timing import Sample, Timing, in_turns
 from ppsr.runtime.command import reports_errors
 from ppsr.runtime.files import write_atomically
 from ppsr.runtime.open_model import open_model
-from ppsr.runtime.tiles import WHOLE, Tiling
+from ppsr.runtime.tiles import OVERLAP, WHOLE, Tiling
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "benchmarks/results/speed.json"
@@ -68,7 +68,8 @@ CONTESTANTS = {
 SIZED = ("for onnxruntime, onnxruntime", "for OpenVINO, OpenVINO in BF16")
 SQUARES = (128, 256, 512, 1024, 2048)
 WHOLE_UP_TO = 512
-"""Larger squares are cut into tiles of this side."""
+TILE = WHOLE_UP_TO + OVERLAP
+"""Side of the tiles of larger squares: so 1024 x 1024 are four."""
 MATRIX = 2048
 Rgb = npt.NDArray[np.uint8]
 
@@ -83,9 +84,10 @@ def main(context: click.Context, models: Path) -> None:
 
 @main.command()
 @click.option("--runs", default=11, show_default=True)
+@click.option("--again", is_flag=True, help="Keep the figures on record, and put these beside.")
 @click.pass_obj
 @reports_errors
-def versus(models: Path, runs: int) -> None:
+def versus(models: Path, runs: int, again: bool) -> None:
     """Time all contestants and the arithmetic in turns."""
     crop = crop_of_photo(SIZE, CORNER)
     active = len(active_tokens(purity_mask(crop)))
@@ -121,7 +123,7 @@ def versus(models: Path, runs: int) -> None:
         "gemm": MATRIX,
         "rows": rows,
     }
-    record("versus", row)
+    record("versus again" if again else "versus", row)
 
 
 @main.command()
@@ -208,11 +210,11 @@ def one(models: Path, name: str, side: int, runs: int) -> None:
     """Time one contestant on one square; what is large is its own warm-up."""
     up, square = open_model(str(models / CONTESTANTS[name])), _square(side)
     whole = side <= WHOLE_UP_TO
-    run = partial(up.upscale, square, tiling=WHOLE if whole else Tiling(tile=WHOLE_UP_TO))
+    run = partial(up.upscale, square, tiling=WHOLE if whole else Tiling(tile=TILE))
     (samples,) = in_turns([partial(timed, run)], runs, [1 if whole else 0])
     milliseconds = Timing(samples).milliseconds
     row = {
-        "tile": None if whole else WHOLE_UP_TO,
+        "tile": None if whole else TILE,
         "milliseconds": asdict(milliseconds),
         "microseconds_per_pixel": 1000 * milliseconds.median / side**2,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

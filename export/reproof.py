@@ -35,7 +35,7 @@ from .proof import MAX_PSNR_DROP, Figures, Proof, compare
 
 SIZES: Sequence[Size] = ((64, 64), (96, 132), (128, 192), (52, 240), (200, 264))
 """Height and width of the crops of the sample photo that are the ground truth by default."""
-PACKAGES = ("ppsr", "numpy", "cuda-bindings", *EXPORT_PACKAGES)
+PACKAGES = ("ppsr", "numpy", "cuda-bindings", "openvino", *EXPORT_PACKAGES)
 
 
 @dataclass(frozen=True)
