@@ -20,7 +20,10 @@ from ppsr.runtime.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 PAGE, PLOT = ROOT / "docs/performance.md", ROOT / "docs/performance.svg"
-CURVES = {"onnxruntime, FP32": ROOT / "benchmarks/results/shares_onnxruntime.json"}
+CURVES = {
+    "onnxruntime, FP32": ROOT / "benchmarks/results/shares_onnxruntime.json",
+    "onnxruntime, FP32, on the slower day": ROOT / "benchmarks/results/shares_again.json",
+}
 BF16 = ROOT / "benchmarks/results/bf16.json"
 PARTS = {
     "attn_win": "window attention",
@@ -70,7 +73,8 @@ verified like any other.
 - A picture's attention logits do not fit into a CPU's caches: product, bias, softmax and product
   each went through memory. For onnxruntime a Scan takes 4 windows or 8 groups at a time from their
   tokens to their projected tokens, so that logits stay in the cache; a picture never holds more of
-  them, and needs a fraction of the memory.
+  them, and needs a fraction of the memory. Fewer tokens than a group of 128 has places need codes on
+  their keys; all other pictures take the branch without.
 - OpenVINO makes one kernel of product, bias, softmax and product by itself. It gets linear layers
   that it has in BF16, maps with their channels last, and no ArgMax, which it has as a TopK.
 - In both, tokens are gathered before q, k and v are made of them (48 channels, not 192), the bias
@@ -87,7 +91,9 @@ masked network's {versus["multiply_adds"] / 1e9:.1f} G multiply-adds (dense:
 {_versus_rows(versus)}
 
 A day later this machine, which is shared, ran all but large products ({_rate(again):.0f} GFLOP/s)
-slower by a third and more, the graphs for CPUs most of all:
+slower by a third and more, the graphs for CPUs most of all. The second curve below, sizes, starts
+and steps are of that day; the first table, the first curve, sizes, starts and steps are of the graph
+for onnxruntime before it had the branch without codes.
 
 {_versus_rows(again)}
 

@@ -1,13 +1,14 @@
 """The operator that ``chunked`` traces, spelt in ONNX as each runtime of the CPU is fastest at it.
 
-For onnxruntime it is a Scan: one chunk after the other, its logits in the cache. OpenVINO makes one
+For onnxruntime it is a Scan: one chunk after the other, its logits in the cache; where all keys have
+codes an If with two of them, since the codes are rarely anything but 0. OpenVINO makes one
 kernel of product, softmax and product by itself, so it gets all chunks at once, and q, k and v from
 plain linear layers, which it has in BF16 too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,16 +39,22 @@ def share_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     shared = onnx.ModelProto()
     shared.CopyFrom(model)
     known = {tensor.name for tensor in shared.graph.initializer}
-    for node in shared.graph.node:
-        for attribute in node.attribute:
-            if attribute.type != onnx.AttributeProto.GRAPH:
-                continue
-            for tensor in attribute.g.initializer:
-                if tensor.name not in known:
-                    shared.graph.initializer.append(tensor)
-                    known.add(tensor.name)
-            attribute.g.ClearField("initializer")
+    for body in _bodies(shared.graph):
+        for tensor in body.initializer:
+            if tensor.name not in known:
+                shared.graph.initializer.append(tensor)
+                known.add(tensor.name)
+        body.ClearField("initializer")
     return shared
+
+
+def _bodies(graph: GraphProto) -> Iterator[GraphProto]:
+    """The graphs in its nodes, and those in theirs."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield attribute.g
+                yield from _bodies(attribute.g)
 
 
 class _Nodes:
@@ -55,17 +62,21 @@ class _Nodes:
 
     def __init__(self, node: NodeProto, weights: Arrays) -> None:
         self.node, self.weights = node, weights
-        self.scope = node.name.rpartition("/")[0]
-        self.made: list[NodeProto] = []
+        self.begin(node.output[0], node.name.rpartition("/")[0])
         self.constants: Arrays = {}
         inputs = [*node.input, "", "", "", ""]
         self.tokens, self.q, self.k, self.v, self.q_bias, self.proj, self.proj_bias = inputs[:7]
         self.bias, self.query, self.key, self.shared = inputs[7:11]
         self.heads, self.channels, _ = weights[self.q].shape
 
+    def begin(self, output: str, scope: str) -> None:
+        """Begin a graph that makes ``output``; no two graphs of a model may share a name."""
+        self.made: list[NodeProto] = []
+        self.prefix, self.scope = f"{output}/", scope
+
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Append a node; the name of what it makes."""
-        output = f"{self.node.output[0]}/{len(self.made)}"
+        output = f"{self.prefix}{len(self.made)}"
         name = f"{self.scope}/{operator}_{len(self.made)}"
         self.made.append(helper.make_node(operator, inputs, [output], name, **attributes))
         return output
@@ -88,25 +99,42 @@ class _Nodes:
 
 
 def _scan(nodes: _Nodes) -> list[NodeProto]:
-    add, chunk = nodes.add, f"{nodes.node.output[0]}/chunk"
+    """A Scan over chunks; with codes for all of them one with, one without, and an If.
+
+    Codes are 0 but where there are fewer tokens than a group has places.
+    """
+    output, scope = nodes.node.output[0], nodes.scope
+    if not nodes.shared:
+        return [_one_scan(nodes, output, scope, "")]
+    branches = {}
+    for name, codes in (("then_branch", nodes.shared), ("else_branch", "")):
+        scan = _one_scan(nodes, f"{output}/{name}", f"{scope}/{name}", codes)
+        branches[name] = GraphProto(name=name, node=[scan], output=[_value(scan.output[0])])
+    nodes.begin(output, scope)
+    least = nodes.add("ReduceMin", nodes.shared, keepdims=0)
+    few = nodes.add("Less", least, nodes.constant("attention/0", np.float32(0)))
+    return [*nodes.made, helper.make_node("If", [few], [output], nodes.node.name, **branches)]
+
+
+def _one_scan(nodes: _Nodes, output: str, scope: str, codes: str) -> NodeProto:
+    """codes: of the keys of every chunk, or ""."""
+    nodes.begin(output, scope)
+    add, chunk = nodes.add, f"{output}/chunk"
     queries = add("Add", add("MatMul", chunk, nodes.q), nodes.q_bias)
     keys = add("MatMul", chunk, nodes.k)
     queries = add("Add", queries, f"{chunk}/query") if nodes.query else queries
     keys = add("Add", keys, f"{chunk}/key") if nodes.key else keys
-    keys = add("Add", keys, nodes.shared) if nodes.shared else keys
+    keys = add("Add", keys, codes) if codes else keys
     values = add("MatMul", chunk, nodes.v)
     keys = add("Transpose", keys, perm=[0, 1, 3, 2])
     rows = nodes.attend(queries, keys, values, "rows", [-1, nodes.heads * WIDTH])
-    output = add("Gemm", rows, nodes.proj, nodes.proj_bias, transB=1)
+    done = add("Gemm", rows, nodes.proj, nodes.proj_bias, transB=1)
     inputs = {chunk: nodes.tokens, f"{chunk}/query": nodes.query, f"{chunk}/key": nodes.key}
     fed = {inner: outer for inner, outer in inputs.items() if outer}
-    body = GraphProto(
-        name=nodes.scope, node=nodes.made, input=map(_value, fed), output=[_value(output)]
-    )
-    node = nodes.node
-    scan = helper.make_node("Scan", list(fed.values()), node.output, node.name, body=body)
+    body = GraphProto(name=scope, node=nodes.made, input=map(_value, fed), output=[_value(done)])
+    scan = helper.make_node("Scan", list(fed.values()), [output], f"{scope}/Scan", body=body)
     scan.attribute.append(helper.make_attribute("num_scan_inputs", len(fed)))
-    return [scan]
+    return scan
 
 
 def _linear(nodes: _Nodes) -> list[NodeProto]:

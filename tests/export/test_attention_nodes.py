@@ -42,6 +42,7 @@ def bodies(graph: GraphProto) -> Iterator[GraphProto]:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 yield attribute.g
+                yield from bodies(attribute.g)
 
 
 def operators(graph: GraphProto) -> Counter[str]:
@@ -120,14 +121,31 @@ def test_the_graph_is_plain_onnx(graph: Callable, tuning: str, form: str) -> Non
 
 @FORMS
 def test_onnxruntime_gets_scans(graph: Callable, form: str) -> None:
-    """Of both attentions of 2 layers; chunks of the size that was asked for."""
+    """Of both attentions of 2 layers."""
     graph_made = graph("tiny", form, tuning="onnxruntime")[0].graph
-    assert attentions(graph_made, "Scan") == [f"{one}/Scan" for one in ATTENTIONS]
-    assert operators(graph_made)["Scan"] == 4
+    windows, groups = ATTENTIONS[::2], ATTENTIONS[1::2]
+    assert attentions(graph_made, "Scan") == [f"{one}/Scan" for one in windows]
+    assert attentions(graph_made, "If") == [f"{one}/If" for one in groups]
     assert operators(graph_made)["ArgMax"] == 2
     assert attentions(graph_made, "Softmax") == []
-    inside = [operators(one)["Softmax"] for one in bodies(graph_made)]
-    assert inside == [1] * 4
+    inside = [operators(one) for one in bodies(graph_made)]
+    assert [one["Softmax"] for one in inside if not one["Scan"]] == [1] * 6
+    assert [one["Scan"] for one in inside if one["Scan"]] == [1] * 4
+
+
+@FORMS
+def test_codes_of_keys_are_added_only_where_tokens_are_few(graph: Callable, form: str) -> None:
+    graph_made = graph("tiny", form, tuning="onnxruntime")[0].graph
+    for node in graph_made.node:
+        if node.op_type == "If":
+            branches = {one.name: one.g for one in node.attribute}
+            adds = {name: operators(next(bodies(one)))["Add"] for name, one in branches.items()}
+            assert adds == {"then_branch": 2, "else_branch": 1}  # the queries' bias, the codes
+
+
+@FORMS
+def test_chunks_have_the_size_that_was_asked_for(graph: Callable, form: str) -> None:
+    graph_made = graph("tiny", form, tuning="onnxruntime")[0].graph
     shapes = [
         numpy_helper.to_array(tensor).tolist()
         for tensor in graph_made.initializer
@@ -170,7 +188,7 @@ def test_weights_are_stored_once(
 def test_the_bodies_weights_are_lifted(body: Callable, front_end: Callable) -> None:
     """graphsurgeon puts them into the bodies; outside they are the same ones."""
     source = body("tiny", False, "onnxruntime")
-    assert all(one.initializer for one in bodies(source.graph))
+    assert all(one.initializer for one in bodies(source.graph) if operators(one)["Softmax"])
     before, shared = source.SerializeToString(), share_weights(source)
     assert source.SerializeToString() == before
     assert shared.ByteSize() < 0.95 * source.ByteSize()
