@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from speed import CONTESTANTS, OFFICIAL, SIZED, SQUARES, TARGET, TILE, WHOLE_UP_TO
@@ -73,8 +74,8 @@ verified like any other.
 - A picture's attention logits do not fit into a CPU's caches: product, bias, softmax and product
   each went through memory. For onnxruntime a Scan takes 4 windows or 8 groups at a time from their
   tokens to their projected tokens, so that logits stay in the cache; a picture never holds more of
-  them, and needs a fraction of the memory. Fewer tokens than a group of 128 has places need codes on
-  their keys; all other pictures take the branch without.
+  them, and needs a fraction of the memory. Fewer tokens than a group of 128 has places need codes
+  on their keys; all other pictures take the branch without.
 - OpenVINO makes one kernel of product, bias, softmax and product by itself. It gets linear layers
   that it has in BF16, maps with their channels last, and no ArgMax, which it has as a TopK.
 - In both, tokens are gathered before q, k and v are made of them (48 channels, not 192), the bias
@@ -91,9 +92,9 @@ masked network's {versus["multiply_adds"] / 1e9:.1f} G multiply-adds (dense:
 {_versus_rows(versus)}
 
 A day later this machine, which is shared, ran all but large products ({_rate(again):.0f} GFLOP/s)
-slower by a third and more, the graphs for CPUs most of all. The second curve below, sizes, starts
-and steps are of that day; the first table, the first curve, sizes, starts and steps are of the graph
-for onnxruntime before it had the branch without codes.
+slower by a third and more, the graphs for CPUs most of all. Of that day are the second curve below,
+sizes, starts and steps. All of them are of the graph for onnxruntime before it had the branch
+without codes.
 
 {_versus_rows(again)}
 
@@ -128,8 +129,8 @@ encoding): {_start(figures["start"])}.
 ## What each step gained
 
 Variants of the graph on the crop above, in turns; times as fast as the graph for any runtime. Rows
-with two sizes of chunks alone are the graph as exported, with one-hot rows gathered too, and so many
-windows and groups in a chunk.
+with two sizes of chunks alone are the graph as exported, with one-hot rows gathered too, and so
+many windows and groups in a chunk.
 
 {_passes(figures["passes"])}
 
@@ -170,10 +171,13 @@ def _bf16(proof: Mapping[str, Any]) -> str:
     rows, overall = proof["rows"], proof["overall"]
     drops = {row["picture"]: row["psnr_y"]["drop"] for row in rows}
     worst = max(drops, key=drops.__getitem__)
-    by_set = {name: [drops[one] for one in drops if one.startswith(f"{name}/")] for name in proof["data"]}
-    lost = ", ".join(f"{name} {sum(of) / len(of):+.4f} dB" for name, of in by_set.items())
-    return f"""BF16 against the network in FP32 (torch), PSNR of Y against ground truth, {len(rows)} whole
-pictures: lost are {lost}
+    sets = {
+        name: [drop for one, drop in drops.items() if one.startswith(f"{name}/")]
+        for name in proof["data"]
+    }
+    lost = ", ".join(f"{name} {fmean(of):+.4f} dB" for name, of in sets.items())
+    return f"""BF16 against the network in FP32 (torch), PSNR of Y against ground truth, {len(rows)}
+whole pictures: lost are {lost}
 on average (less than 0: gained), {drops[worst]:.3f} dB at most ({worst}). The
 outputs agree to {overall["psnr_least"]:.1f} dB at least (`benchmarks/results/bf16.json`)."""
 

@@ -1,9 +1,9 @@
 """The operator that ``chunked`` traces, spelt in ONNX as each runtime of the CPU is fastest at it.
 
-For onnxruntime it is a Scan: one chunk after the other, its logits in the cache; where all keys have
-codes an If with two of them, since the codes are rarely anything but 0. OpenVINO makes one
-kernel of product, softmax and product by itself, so it gets all chunks at once, and q, k and v from
-plain linear layers, which it has in BF16 too.
+For onnxruntime it is a Scan: one chunk after the other, its logits in the cache; where all keys
+have codes, an If with two, since codes are rarely anything but 0. OpenVINO makes one kernel of
+product, softmax and product by itself, so it gets all chunks at once, and q, k and v from plain
+linear layers, which it has in BF16 too.
 """
 
 from __future__ import annotations
