@@ -92,8 +92,8 @@ masked network's {versus["multiply_adds"] / 1e9:.1f} G multiply-adds (dense:
 {_versus_rows(versus)}
 
 A day later this machine, which is shared, ran all but large products ({_rate(again):.0f} GFLOP/s)
-slower by a third and more, the graphs for CPUs most of all. Of that day are sizes, starts, steps and
-the second curve below. That curve alone is of the graph for onnxruntime with the branch without
+slower by a third and more, the graphs for CPUs most of all. Of that day are sizes, starts, steps
+and the second curve below. That curve alone is of the graph for onnxruntime with the branch without
 codes; the rest was measured before it had one.
 
 {_versus_rows(again)}
