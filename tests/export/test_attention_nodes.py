@@ -135,12 +135,14 @@ def test_onnxruntime_gets_scans(graph: Callable, form: str) -> None:
 
 @FORMS
 def test_codes_of_keys_are_added_only_where_tokens_are_few(graph: Callable, form: str) -> None:
-    graph_made = graph("tiny", form, tuning="onnxruntime")[0].graph
-    for node in graph_made.node:
-        if node.op_type == "If":
-            branches = {one.name: one.g for one in node.attribute}
-            adds = {name: operators(next(bodies(one)))["Add"] for name, one in branches.items()}
-            assert adds == {"then_branch": 2, "else_branch": 1}  # the queries' bias, the codes
+    nodes = graph("tiny", form, tuning="onnxruntime")[0].graph.node
+    choices = [
+        {one.name: operators(next(bodies(one.g)))["Add"] for one in node.attribute}
+        for node in nodes
+        if node.op_type == "If"
+    ]
+    # The bias of the queries, and the codes.
+    assert choices == [{"then_branch": 2, "else_branch": 1}] * 2
 
 
 @FORMS
