@@ -4,7 +4,7 @@
     python benchmarks/passes.py measure     # adds "passes" to benchmarks/results/speed.json
 
 Every variant is run on one crop of the sample photo, in turns with all others of its runtime. The
-chunks of several sizes are the graph that is exported: with norms spelt out, one-hot rows gathered.
+chunks of several sizes have the passes of the graph that is exported.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 from speed import CORNER, SIZE, crop_of_photo, record, timed
+from torch import Tensor, nn
 
 from ppsr.export import tuning
 from ppsr.export.attention_nodes import share_weights, spell_linear, spell_scans
@@ -27,11 +30,12 @@ from ppsr.export.fold import PointwiseFeedForward
 from ppsr.export.index_surgery import INDEX_PASSES
 from ppsr.export.naming import name_nodes
 from ppsr.export.openvino_surgery import OPENVINO_PASSES
+from ppsr.export.options import ATTENTION_OPSET, OPSETS
 from ppsr.export.ort_surgery import ORT_PASSES
 from ppsr.export.surgery import PASSES, Pass, run_passes
 from ppsr.export.trace import trace_network
 from ppsr.models import build
-from ppsr.models.atd import ATD
+from ppsr.models.atd import ATD, Layer
 from ppsr.runtime.artefact import Artefact
 from ppsr.runtime.backend import Device
 from ppsr.runtime.bench.timing import Timing, in_turns
@@ -39,6 +43,8 @@ from ppsr.runtime.command import reports_errors
 from ppsr.runtime.tiles import WHOLE
 from ppsr.runtime.upscaler import Upscaler
 
+ORDERS = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+"""Of the axes of query, key and value: heads first, the key's channels before its places."""
 FOLDER = Path(__file__).parents[1] / "artifacts/passes"
 
 
@@ -63,18 +69,80 @@ VARIANTS: Mapping[str, Variant] = {
     "no ArgMax": Variant(fold_for_cpu, spell_linear, OPENVINO_PASSES, OPENVINO),
     "chunks, feed-forward on maps": Variant(partial(AS_MAPS, **CHUNKS), spell_scans),
     "chunks": Variant(partial(fold_for_cpu, **CHUNKS), spell_scans),
+    "chunks, attention spelt out": Variant(
+        partial(fold_for_cpu, **CHUNKS), lambda model: spell_attention(spell_scans(model))
+    ),
     "chunks, norms spelt out": Variant(
-        partial(fold_for_cpu, **CHUNKS, spell_norms=True), spell_scans
+        lambda network: spell_norms(fold_for_cpu(network, **CHUNKS)), spell_scans
     ),
     **{
         f"chunks of {windows} and {groups}": Variant(
-            partial(fold_for_cpu, windows=windows, groups=groups, spell_norms=True),
+            partial(fold_for_cpu, windows=windows, groups=groups),
             spell_scans,
             ORT_PASSES,
         )
         for windows, groups in ((1, 1), (1, 2), (2, 4), (4, 8), (8, 16), (16, 32))
     },
 }
+
+
+class SpeltNorm(nn.Module):
+    """A LayerNorm without affine part, step by step."""
+
+    def __init__(self, original: nn.LayerNorm) -> None:
+        super().__init__()
+        self.eps = original.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return centred * ((centred * centred).mean(-1, keepdim=True) + self.eps).rsqrt()
+
+
+def spell_norms(folded: ATD) -> ATD:
+    """Put ``SpeltNorm`` into every layer, in place."""
+    for module in folded.modules():
+        if isinstance(module, Layer):
+            module.norm1, module.norm2 = SpeltNorm(module.norm1), SpeltNorm(module.norm2)
+    return folded
+
+
+def spell_attention(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Attention in the bodies of Scans -> product, sum, softmax, product; in place."""
+    shapes = {"apart": [0, 0, 4, -1], "together": [0, 0, -1]}
+    for name, shape in shapes.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(shape), name))
+    graphs = [model.graph]
+    for graph in graphs:
+        made: list[onnx.NodeProto] = []
+        for node in graph.node:
+            graphs += [one.g for one in node.attribute if one.HasField("g")]
+            made += _spelt_attention(node) if node.op_type == "Attention" else [node]
+        del graph.node[:]
+        graph.node.extend(made)
+    return model
+
+
+def _spelt_attention(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    made: list[onnx.NodeProto] = []
+
+    def add(operator: str, *inputs: str, **attributes: Any) -> str:
+        output = f"{node.output[0]}/{len(made)}"
+        made.append(
+            helper.make_node(operator, inputs, [output], f"{node.name}/{len(made)}", **attributes)
+        )
+        return output
+
+    query, key, value = (
+        add("Transpose", add("Reshape", tensor, "apart"), perm=order)
+        for tensor, order in zip(node.input, ORDERS, strict=False)
+    )
+    logits = add("MatMul", query, key)
+    for added in node.input[3:]:
+        logits = add("Add", logits, added)
+    heads = add("MatMul", add("Softmax", logits, axis=-1), value)
+    add("Reshape", add("Transpose", heads, perm=[0, 2, 1, 3]), "together")
+    made[-1].output[0] = node.output[0]
+    return made
 
 
 @click.group()
@@ -91,11 +159,12 @@ def make() -> None:
     for name, variant in VARIANTS.items():
         if _path(name).exists():
             continue
-        model = variant.spell(name_nodes(trace_network(variant.fold(network), 20)))
+        opset = ATTENTION_OPSET if variant.devices == ("cpu",) else OPSETS[0]
+        model = variant.spell(name_nodes(trace_network(variant.fold(network), opset)))
         model = run_passes(model, (*PASSES, *INDEX_PASSES, *variant.passes))
         model = share_weights(model)
         artefact = Artefact(
-            *("pp-atd-light", 2, "routed", "fp32", 20, network.weights_sha256, "0.1.0"),
+            *("pp-atd-light", 2, "routed", "fp32", opset, network.weights_sha256, "0.1.0"),
             pure_pass=network.config.pure_pass,
         )
         onnx.save(write_metadata(model, artefact), _path(name))

@@ -21,10 +21,7 @@ from ppsr.runtime.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 PAGE, PLOT = ROOT / "docs/performance.md", ROOT / "docs/performance.svg"
-CURVES = {
-    "onnxruntime, FP32": ROOT / "benchmarks/results/shares_onnxruntime.json",
-    "onnxruntime, FP32, on the slower day": ROOT / "benchmarks/results/shares_again.json",
-}
+CURVES = {"onnxruntime, FP32": ROOT / "benchmarks/results/shares_onnxruntime.json"}
 BF16 = ROOT / "benchmarks/results/bf16.json"
 PARTS = {
     "attn_win": "window attention",
@@ -41,12 +38,13 @@ RUNTIMES = {
 }
 STEPS = {
     "any": "for any runtime",
-    "tokens gathered": "tokens gathered before q, k, v; heads with weights of their own",
+    "tokens gathered": "tokens gathered before q, k, v",
     "feed-forward on tokens": "the same, feed-forward on tokens instead of maps",
     "no ArgMax": "for OpenVINO: the same, categories by two maxima instead of ArgMax",
     "chunks, feed-forward on maps": "chunks of 4 windows and 8 groups, feed-forward on maps",
+    "chunks, attention spelt out": "on tokens; product, softmax, product instead of Attention",
     "chunks": "chunks of 4 windows and 8 groups",
-    "chunks, norms spelt out": "the same, norms spelt out",
+    "chunks, norms spelt out": "the same, norms spelt out instead of LayerNormalization",
 }
 """Those of several chunk sizes are called by them."""
 
@@ -73,9 +71,10 @@ verified like any other.
 
 - A picture's attention logits do not fit into a CPU's caches: product, bias, softmax and product
   each went through memory. For onnxruntime a Scan takes 4 windows or 8 groups at a time from their
-  tokens to their projected tokens, so that logits stay in the cache; a picture never holds more of
-  them, and needs a fraction of the memory. Fewer tokens than a group of 128 has places need codes
-  on their keys; all other pictures take the branch without.
+  tokens to their projected tokens, and in it ONNX's own Attention (opset 23) takes one head after
+  the other, so that logits stay in the cache; a picture never holds more of them, and needs a
+  fraction of the memory. Fewer tokens than a group of 128 has places need a mask, and pure tokens
+  get the window attention's output back: pictures that need neither take branches without.
 - OpenVINO makes one kernel of product, bias, softmax and product by itself. It gets linear layers
   that it has in BF16, maps with their channels last, and no ArgMax, which it has as a TopK.
 - In both, tokens are gathered before q, k and v are made of them (48 channels, not 192), the bias
@@ -91,10 +90,8 @@ masked network's {versus["multiply_adds"] / 1e9:.1f} G multiply-adds (dense:
 
 {_versus_rows(versus)}
 
-A day later this machine, which is shared, ran all but large products ({_rate(again):.0f} GFLOP/s)
-slower by a third and more, the graphs for CPUs most of all. Of that day are sizes, starts, steps
-and the second curve below. That curve alone is of the graph for onnxruntime with the branch without
-codes; the rest was measured before it had one.
+This machine is shared, and changes within minutes how fast it runs all but large products. The
+same command once more, hours apart ({_rate(again):.0f} GFLOP/s):
 
 {_versus_rows(again)}
 
@@ -129,8 +126,8 @@ encoding): {_start(figures["start"])}.
 ## What each step gained
 
 Variants of the graph on the crop above, in turns; times as fast as the graph for any runtime. Rows
-with two sizes of chunks alone are the graph as exported, with one-hot rows gathered too, and so
-many windows and groups in a chunk.
+with two sizes of chunks alone are the graph as exported (one-hot rows gathered, biases in Gemm,
+nothing scattered where all tokens are active), with so many windows and groups in a chunk.
 
 {_passes(figures["passes"])}
 

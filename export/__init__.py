@@ -33,7 +33,7 @@ def export(
     estimator: str = "mse",
     recipe: str | Path | None = None,
     form: Form | Literal["both"] = "both",
-    opset: int = 20,
+    opset: int | None = None,
     output: str | Path = "artifacts",
     atol: float = 1e-5,
     verify: bool = True,

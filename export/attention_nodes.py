@@ -1,9 +1,9 @@
 """The operator that ``chunked`` traces, spelt in ONNX as each runtime of the CPU is fastest at it.
 
-For onnxruntime it is a Scan: one chunk after the other, its logits in the cache; where all keys
-have codes, an If with two, since codes are rarely anything but 0. OpenVINO makes one kernel of
-product, softmax and product by itself, so it gets all chunks at once, and q, k and v from plain
-linear layers, which it has in BF16 too.
+For onnxruntime it is a Scan over chunks with the operator Attention in its body: one head after the
+other, its logits in the cache. Under a mask it is an If with two Scans, since the mask is rarely
+anything but 0. OpenVINO makes one kernel of product, softmax and product by itself, so it gets
+these, of all chunks at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from .chunked import DOMAIN, OPERATOR, WIDTH
+from .chunked import DOMAIN, OPERATOR
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
@@ -66,8 +66,9 @@ class _Nodes:
         self.constants: Arrays = {}
         inputs = [*node.input, "", "", "", ""]
         self.tokens, self.q, self.k, self.v, self.q_bias, self.proj, self.proj_bias = inputs[:7]
-        self.bias, self.query, self.key, self.shared = inputs[7:11]
-        self.heads, self.channels, _ = weights[self.q].shape
+        self.bias, self.query, self.key, self.mask = inputs[7:11]
+        self.heads: int = helper.get_node_attr_value(node, "heads")
+        self.width = weights[self.q].shape[1]
 
     def begin(self, output: str, scope: str) -> None:
         """Begin a graph that makes ``output``; no two graphs of a model may share a name."""
@@ -86,51 +87,46 @@ class _Nodes:
         self.constants[name] = np.asarray(values)
         return name
 
-    def attend(self, queries: str, keys: str, values: str, name: str, shape: list[int]) -> str:
-        """softmax(q k^T + bias) v, heads side by side. n heads L 16, transposed keys -> n L 64.
-
-        Reshaped to the constant ``name``, of ``shape``.
-        """
-        logits = self.add("MatMul", queries, keys)
-        logits = self.add("Add", logits, self.bias) if self.bias else logits
-        heads = self.add("MatMul", self.add("Softmax", logits, axis=-1), values)
-        together = self.add("Transpose", heads, perm=[0, 2, 1, 3])
-        return self.add("Reshape", together, self.constant(f"attention/{name}", shape))
+    def linear(self, tokens: str, query: str, key: str) -> tuple[str, str, str]:
+        """q, k and v of tokens, with their codes. n L C -> n L heads*width each."""
+        queries = self.add("Add", self.add("MatMul", tokens, self.q), self.q_bias)
+        queries = self.add("Add", queries, query) if query else queries
+        keys = self.add("MatMul", tokens, self.k)
+        keys = self.add("Add", keys, key) if key else keys
+        return queries, keys, self.add("MatMul", tokens, self.v)
 
 
 def _scan(nodes: _Nodes) -> list[NodeProto]:
-    """A Scan over chunks; with codes for all of them one with, one without, and an If.
+    """A Scan over chunks; with a mask for all of them one with, one without, and an If.
 
-    Codes are 0 but where there are fewer tokens than a group has places.
+    The mask is 0 but where there are fewer tokens than a group has places.
     """
     output, scope = nodes.node.output[0], nodes.scope
-    if not nodes.shared:
-        return [_one_scan(nodes, output, scope, "")]
+    if not nodes.mask:
+        return [_one_scan(nodes, output, scope, nodes.bias)]
+    assert not nodes.bias, "windows have a bias, groups may have a mask, none has both"
     branches = {}
-    for name, codes in (("then_branch", nodes.shared), ("else_branch", "")):
-        scan = _one_scan(nodes, f"{output}/{name}", f"{scope}/{name}", codes)
+    for name, added in (("then_branch", nodes.mask), ("else_branch", "")):
+        scan = _one_scan(nodes, f"{output}/{name}", f"{scope}/{name}", added)
         branches[name] = GraphProto(name=name, node=[scan], output=[_value(scan.output[0])])
     nodes.begin(output, scope)
-    least = nodes.add("ReduceMin", nodes.shared, keepdims=0)
+    least = nodes.add("ReduceMin", nodes.mask, keepdims=0)
     few = nodes.add("Less", least, nodes.constant("attention/0", np.float32(0)))
     return [*nodes.made, helper.make_node("If", [few], [output], nodes.node.name, **branches)]
 
 
-def _one_scan(nodes: _Nodes, output: str, scope: str, codes: str) -> NodeProto:
-    """codes: of the keys of every chunk, or ""."""
+def _one_scan(nodes: _Nodes, output: str, scope: str, added: str) -> NodeProto:
+    """added: to the logits of every chunk, or ""."""
     nodes.begin(output, scope)
     add, chunk = nodes.add, f"{output}/chunk"
-    queries = add("Add", add("MatMul", chunk, nodes.q), nodes.q_bias)
-    keys = add("MatMul", chunk, nodes.k)
-    queries = add("Add", queries, f"{chunk}/query") if nodes.query else queries
-    keys = add("Add", keys, f"{chunk}/key") if nodes.key else keys
-    keys = add("Add", keys, codes) if codes else keys
-    values = add("MatMul", chunk, nodes.v)
-    keys = add("Transpose", keys, perm=[0, 1, 3, 2])
-    rows = nodes.attend(queries, keys, values, "rows", [-1, nodes.heads * WIDTH])
+    query, key = nodes.query and f"{chunk}/query", nodes.key and f"{chunk}/key"
+    inputs = ((chunk, nodes.tokens), (query, nodes.query), (key, nodes.key))
+    fed = {inner: outer for inner, outer in inputs if outer}
+    attended = [*nodes.linear(chunk, query, key), *([added] if added else [])]
+    heads = {"q_num_heads": nodes.heads, "kv_num_heads": nodes.heads}
+    rows = add("Attention", *attended, scale=1.0, **heads)
+    rows = add("Reshape", rows, nodes.constant(f"attention/{nodes.width}", [-1, nodes.width]))
     done = add("Gemm", rows, nodes.proj, nodes.proj_bias, transB=1)
-    inputs = {chunk: nodes.tokens, f"{chunk}/query": nodes.query, f"{chunk}/key": nodes.key}
-    fed = {inner: outer for inner, outer in inputs.items() if outer}
     body = GraphProto(name=scope, node=nodes.made, input=map(_value, fed), output=[_value(done)])
     scan = helper.make_node("Scan", list(fed.values()), [output], f"{scope}/Scan", body=body)
     scan.attribute.append(helper.make_attribute("num_scan_inputs", len(fed)))
@@ -139,26 +135,24 @@ def _one_scan(nodes: _Nodes, output: str, scope: str, codes: str) -> NodeProto:
 
 def _linear(nodes: _Nodes) -> list[NodeProto]:
     """Of chunks of one window or group."""
-    add, weights, heads = nodes.add, nodes.weights, nodes.heads
-    tokens = add("Squeeze", nodes.tokens, nodes.constant("attention/axes", [1, 2]))  # n L C
-
-    def linear(name: str, bias: str = "", codes: str = "") -> str:
-        """-> n L heads 16."""
-        joined = weights[name].transpose(1, 0, 2).reshape(nodes.channels, heads * WIDTH)
-        x = add("MatMul", tokens, nodes.constant(f"{name}/linear", joined))
-        if bias:
-            x = add("Add", x, nodes.constant(f"{bias}/linear", weights[bias].reshape(-1)))
-        x = add("Reshape", x, nodes.constant("attention/heads", [0, 0, heads, WIDTH]))
-        if not codes:
-            return x
-        one = nodes.constant("attention/one head", [0, -1, 1, WIDTH])
-        return add("Add", x, add("Reshape", codes, one))
-
-    queries = add("Transpose", linear(nodes.q, nodes.q_bias, nodes.query), perm=[0, 2, 1, 3])
-    keys = add("Transpose", linear(nodes.k, "", nodes.key or nodes.shared), perm=[0, 2, 3, 1])
-    values = add("Transpose", linear(nodes.v), perm=[0, 2, 1, 3])
-    rows = nodes.attend(queries, keys, values, "tokens", [0, 0, heads * WIDTH])
-    weight = nodes.constant(f"{nodes.proj}/linear", weights[nodes.proj].T)
+    add, width = nodes.add, nodes.width
+    axis = nodes.constant("attention/axis", [1])
+    tokens, query, key = (
+        one and add("Squeeze", one, axis) for one in (nodes.tokens, nodes.query, nodes.key)
+    )  # n L C
+    shape = nodes.constant(f"attention/heads/{width}", [0, 0, nodes.heads, width // nodes.heads])
+    orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+    queries, keys, values = (
+        add("Transpose", add("Reshape", one, shape), perm=order)
+        for one, order in zip(nodes.linear(tokens, query, key), orders, strict=True)
+    )  # n heads L width, the keys transposed
+    logits = add("MatMul", queries, keys)
+    for added in filter(None, (nodes.bias, nodes.mask)):
+        logits = add("Add", logits, added)
+    heads = add("MatMul", add("Softmax", logits, axis=-1), values)
+    together = add("Transpose", heads, perm=[0, 2, 1, 3])
+    rows = add("Reshape", together, nodes.constant(f"attention/tokens/{width}", [0, 0, width]))
+    weight = nodes.constant(f"{nodes.proj}/linear", nodes.weights[nodes.proj].T)
     add("Add", add("MatMul", rows, weight), nodes.proj_bias)
     nodes.made[-1].output[0] = nodes.node.output[0]
     return nodes.made

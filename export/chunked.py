@@ -5,8 +5,6 @@ product) goes to memory and back. Here one chunk goes all the way, and its logit
 a picture never holds more of them. The network is the same up to rounding.
 
 - Tokens are gathered before q, k and v are made of them: 48 channels instead of 192.
-- Each head has its own weights, so q, k, v come out as attention wants them, and nothing is
-  transposed.
 - A softmax over keys does not see what is the same for all keys: the keys' bias is dropped. Its
   rows sum to 1: the values' bias goes into the projection's.
 
@@ -27,8 +25,6 @@ from ppsr.models.category_attention import CategoryAttention
 
 DOMAIN, OPERATOR = "ppsr", "ChunkedAttention"
 """What the tracer writes for ``ChunkedAttention``."""
-WIDTH = 16
-"""Channels of a head: 12, and 4 for the codes of masks."""
 
 
 class ChunkedAttention(nn.Module):
@@ -36,23 +32,27 @@ class ChunkedAttention(nn.Module):
 
     @torch.no_grad()
     def __init__(
-        self, wqkv: nn.Linear, proj: nn.Linear, heads: int, factor: float | Tensor
+        self,
+        wqkv: nn.Linear,
+        proj: nn.Linear,
+        heads: int,
+        factor: float | Tensor,
+        codes: int = 0,
     ) -> None:
-        """``factor``: on the queries."""
+        """``factor``: on the queries; ``codes``: channels of each head for those of a mask."""
         super().__init__()
         channels = wqkv.in_features
-        self.heads, self.depth = heads, channels // heads
-        depth = self.depth
-        spare = (0, WIDTH - depth)
-        q, k, v = wqkv.weight.reshape(3, heads, depth, channels).transpose(2, 3)  # heads C depth
-        q_bias, _, v_bias = wqkv.bias.reshape(3, heads, depth)
-        self.q = nn.Parameter(F.pad(q * factor, spare))
-        self.k = nn.Parameter(F.pad(k, spare))
-        self.v = nn.Parameter(F.pad(v, spare))
-        self.bias = nn.Parameter(F.pad(q_bias * factor, spare).unsqueeze(1))
-        self.proj = nn.Linear(heads * WIDTH, channels).to(proj.weight)
-        columns = proj.weight.reshape(channels, heads, depth)
-        self.proj.weight.copy_(F.pad(columns, spare).flatten(1))
+        self.heads, self.depth, self.codes = heads, channels // heads, codes
+        q, k, v = (
+            F.pad(one, (0, codes)).reshape(-1, heads * (self.depth + codes))
+            for one in wqkv.weight.t().reshape(channels, 3, heads, self.depth).unbind(1)
+        )
+        q_bias, _, v_bias = wqkv.bias.reshape(3, heads, self.depth)
+        self.q, self.k, self.v = (nn.Parameter(one) for one in (q * factor, k, v))
+        self.bias = nn.Parameter(F.pad(q_bias * factor, (0, codes)).flatten())
+        self.proj = nn.Linear(heads * (self.depth + codes), channels).to(proj.weight)
+        columns = proj.weight.reshape(channels, heads, self.depth)
+        self.proj.weight.copy_(F.pad(columns, (0, codes)).flatten(1))
         self.proj.bias.copy_(proj.bias + proj.weight @ v_bias.flatten())
 
     def forward(
@@ -61,32 +61,30 @@ class ChunkedAttention(nn.Module):
         bias: Tensor | None = None,
         query: Tensor | None = None,
         key: Tensor | None = None,
-        shared: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """tokens: n c 1 L C; bias: heads L L; codes: n c 1 L 16 -> n*c*L C.
+        """tokens: n c L C; bias: 1 heads L L; codes: n c L W; mask: L L, if any -> n*c*L C.
 
-        shared: 1 1 L 16, codes of the keys of every window or group.
+        W: the channels of all heads. The mask is added to the logits of each window or group; it
+        is mostly 0.
         """
         if not torch.compiler.is_exporting():
-            return self.attend(tokens.flatten(0, 1), bias, _flat(query), _flat(key), shared)
-        count, chunk, _, length, channels = tokens.shape
+            return self.attend(tokens.flatten(0, 1), bias, _flat(query), _flat(key), mask)
+        count, chunk, length, channels = tokens.shape
         weights = (self.q, self.k, self.v, self.bias, self.proj.weight, self.proj.bias)
         out: Tensor = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{OPERATOR}",
-            [tokens, *weights, bias, query, key, shared],
+            [tokens, *weights, bias, query, key, mask],
+            {"heads": self.heads},
             dtype=tokens.dtype,
             shape=(count, chunk * length, channels),
             version=1,
         )
         return out.flatten(0, 1)
 
-    def widened(self, codes: Tensor) -> Tensor:
-        """Put codes behind zeros: B 1 L c -> B 1 L 16."""
-        return F.pad(codes, (self.depth, WIDTH - self.depth - codes.shape[-1]))
-
     def in_chunks(self, codes: Tensor, chunk: int) -> Tensor:
-        """Put codes behind zeros, and cut them. B 1 L c -> n chunk 1 L 16."""
-        wide = self.widened(codes)
+        """Put codes behind zeros, the same for each head, and cut them. B 1 L c -> n chunk L W."""
+        wide = F.pad(codes, (self.depth, 0)).repeat(1, 1, 1, self.heads).squeeze(1)
         every = padded(torch.arange(codes.shape[0], device=codes.device), chunk)
         cut: Tensor = wide.index_select(0, every).unflatten(0, (-1, chunk))  # type: ignore[no-untyped-call]
         return cut
@@ -97,37 +95,43 @@ class ChunkedAttention(nn.Module):
         bias: Tensor | None = None,
         query: Tensor | None = None,
         key: Tensor | None = None,
-        shared: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """Windows or groups: c 1 L C, codes c 1 L 16 -> c*L C. As ``attention_nodes`` spells it."""
-        q, k, v = x @ self.q + self.bias, x @ self.k, x @ self.v  # c heads L 16
+        """Windows or groups: c L C, codes c L W -> c*L C. As ``attention_nodes`` spells it."""
+        q, k, v = x @ self.q + self.bias, x @ self.k, x @ self.v  # c L W
         q = q if query is None else q + query
-        for code in (key, shared):
-            k = k if code is None else k + code
-        logits = q @ k.transpose(-2, -1)
-        y = (logits if bias is None else logits + bias).softmax(-1) @ v
-        out: Tensor = self.proj(y.transpose(1, 2).reshape(-1, self.heads * WIDTH))
+        k = k if key is None else k + key
+        q, k, v = (one.reshape(*one.shape[:2], self.heads, -1).transpose(1, 2) for one in (q, k, v))
+        logits = q @ k.transpose(-2, -1)  # c heads L L
+        for added in (bias, mask):
+            logits = logits if added is None else logits + added
+        y = (logits.softmax(-1) @ v).transpose(1, 2)
+        out: Tensor = self.proj(y.reshape(-1, self.proj.in_features))
         return out
 
 
 class ChunkedWindowAttention(nn.Module):
     """``WindowAttention`` on normed tokens instead of their q, k, v."""
 
-    def __init__(self, wqkv: nn.Linear, original: WindowAttention, chunk: int) -> None:
+    def __init__(
+        self, wqkv: nn.Linear, original: WindowAttention, chunk: int, shifted: bool
+    ) -> None:
         super().__init__()
         self.original, self.chunk = original, chunk
-        self.attention = ChunkedAttention(wqkv, original.proj, original.heads, original.scale)
+        self.attention = ChunkedAttention(
+            wqkv, original.proj, original.heads, original.scale, codes=4 if shifted else 0
+        )
 
     def forward(self, u: Tensor, windows: Windows) -> Tensor:
         """u: 1 T C -> 1 T C."""
         length = self.original.window**2
         order = padded(windows.order, self.chunk * length)
-        tokens = u.index_select(1, order).reshape(-1, self.chunk, 1, length, u.shape[-1])
+        tokens = u.index_select(1, order).reshape(-1, self.chunk, length, u.shape[-1])
         query, key = (
             None if code is None else self.attention.in_chunks(code, self.chunk)
             for code in (windows.query, windows.key)
         )
-        bias = self.original.position_bias(windows.pairs).squeeze(0)
+        bias = self.original.position_bias(windows.pairs)
         y: Tensor = self.attention(tokens, bias, query, key)
         return y.index_select(0, windows.rank).unsqueeze(0)
 
@@ -142,15 +146,17 @@ class ChunkedCategoryAttention(CategoryAttention):
         self.categories, self.compensation = original.categories, original.compensation
         factor = original.logit_scale.clamp(max=math.log(100)).exp()
         self.attention = ChunkedAttention(wqkv, original.proj, self.heads, factor)
-        self.attention.bias[..., self.attention.depth] = 1  # the query's code
         self.proj = nn.Identity()  # type: ignore[assignment]
+
+    def _keep(self, rank: Tensor, kept: Tensor) -> Tensor:
+        return rank.narrow(0, 0, kept.shape[0])
 
     def _attend(self, places: Tensor, groups: Groups) -> Tensor:
         """Eq. 15, and the projection, on the normed tokens of every place. 1 S C -> S C."""
-        tokens = places.reshape(-1, self.chunk, 1, self.group, places.shape[-1])
+        tokens = places.reshape(-1, self.chunk, self.group, places.shape[-1])
         # Only where there is one group can it have places without a token.
-        shared = None if groups.key is None else self.attention.widened(groups.key[:1])
-        out: Tensor = self.attention(tokens, shared=shared)
+        mask = None if groups.key is None else groups.key[0].reshape(-1).expand(self.group, -1)
+        out: Tensor = self.attention(tokens, mask=mask)
         return out
 
 

@@ -23,7 +23,16 @@ from ppsr.runtime.sidecar import Size
 from . import load_pipeline
 from .flavour import why_no_engine
 from .layers import summary
-from .options import CPU_TARGETS, DEFAULT_PROFILES, FORMS, OPSETS, TARGETS, ExportOptions, Profile
+from .options import (
+    ATTENTION_OPSET,
+    CPU_TARGETS,
+    DEFAULT_PROFILES,
+    FORMS,
+    OPSETS,
+    TARGETS,
+    ExportOptions,
+    Profile,
+)
 
 if TYPE_CHECKING:
     from .graphs import Exported
@@ -99,7 +108,11 @@ def _profiles(shapes: dict[str, Size | None]) -> tuple[Profile, ...]:
     help="Each layer in its own precision, as ppsr-calibrate found.",
 )
 @click.option("--form", type=click.Choice(["both", *FORMS]), default="both")
-@click.option("--opset", type=click.Choice([str(o) for o in OPSETS]), default=str(OPSETS[0]))
+@click.option(
+    "--opset",
+    type=click.Choice([str(opset) for opset in (*OPSETS, ATTENTION_OPSET)]),
+    help=f"Of ONNX; {OPSETS[0]} unless given, {ATTENTION_OPSET} for onnxruntime's own graphs.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("artifacts"))
 @click.option("--atol", type=float, default=1e-5, help="Largest FP32 difference allowed.")
 @click.option(
@@ -115,7 +128,7 @@ def _profiles(shapes: dict[str, Size | None]) -> tuple[Profile, ...]:
 @_shape_option("max", Profile.max)
 @click.version_option(package_name="ppsr")
 @reports_errors
-def main(scale: str, opset: str, no_verify: bool, **values: Any) -> None:
+def main(scale: str, opset: str | None, no_verify: bool, **values: Any) -> None:
     """Export a network to ONNX and TensorRT: traced, verified, described.
 
     Two forms: self-contained (any picture from 16 x 16 up -> picture, for any ONNX tool) and routed
@@ -123,7 +136,11 @@ def main(scale: str, opset: str, no_verify: bool, **values: Any) -> None:
     """
     profiles = _profiles({name: values.pop(f"{name}_shape") for name in ("min", "opt", "max")})
     options = ExportOptions(
-        scale=int(scale), opset=int(opset), verify=not no_verify, profiles=profiles, **values
+        scale=int(scale),
+        opset=None if opset is None else int(opset),
+        verify=not no_verify,
+        profiles=profiles,
+        **values,
     )
     console = Console()
     bar = Progress(

@@ -36,7 +36,9 @@ class ChunkedLayer(Layer):
         if self.refines:
             self.sigma = original.sigma
         assert isinstance(original.attn_win, WindowAttention)
-        self.attn_win = ChunkedWindowAttention(original.wqkv, original.attn_win, windows)  # type: ignore[assignment]
+        self.attn_win = ChunkedWindowAttention(  # type: ignore[assignment]
+            original.wqkv, original.attn_win, windows, self.shifted
+        )
         self.attn_aca = ChunkedCategoryAttention(original.wqkv, original.attn_aca, groups)
         del self.wqkv
 
@@ -61,18 +63,6 @@ class TokenFeedForward(ConvFeedForward):
         y = self.dwconv.depthwise_conv(z.reshape(1, *size, -1).permute(0, 3, 1, 2))
         out: Tensor = self.fc2(z + y.permute(0, 2, 3, 1).reshape(z.shape))
         return out
-
-
-class SpeltNorm(nn.Module):
-    """A LayerNorm without affine part, step by step: onnxruntime's own is slower on short rows."""
-
-    def __init__(self, original: nn.LayerNorm) -> None:
-        super().__init__()
-        self.eps = original.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        centred = x - x.mean(-1, keepdim=True)
-        return centred * ((centred * centred).mean(-1, keepdim=True) + self.eps).rsqrt()
 
 
 class UnitDictionaryAttention(DictionaryAttention):
@@ -108,7 +98,6 @@ def fold_for_cpu(
     windows: int = 1,
     groups: int = 1,
     *,
-    spell_norms: bool = False,
     feed_forward: Callable[[ConvFeedForward], ConvFeedForward] = TokenFeedForward,
 ) -> Network:
     """Return a copy of ``network`` in this form, with what ``fold`` rewrites and CPUs gain from.
@@ -127,8 +116,6 @@ def fold_for_cpu(
             drop_refinement_bias(layer)
             layer.attn_atd = UnitDictionaryAttention(layer.attn_atd)
             pass_value_bias(layer)
-            if spell_norms:
-                layer.norm1, layer.norm2 = SpeltNorm(layer.norm1), SpeltNorm(layer.norm2)  # type: ignore[assignment]
             layer.convffn = feed_forward(layer.convffn)
             module.layers[place] = ChunkedLayer(layer, windows, groups)
     return folded

@@ -98,7 +98,7 @@ def make_router(options: ExportOptions, network: Network, progress: Progress) ->
     """Make the graph that finds the active tokens. Its arithmetic is integer: there is one."""
     artefact = artefact_of(options, "routing", "fp32", network)
     with progress("trace the routing"):
-        traced = name_nodes(trace_router(network, options.opset), root="routing")
+        traced = name_nodes(trace_router(network, artefact.opset), root="routing")
     describe: Stage = ("metadata", partial(write_metadata, artefact=artefact))
     model = apply([*SURGERY[1:], describe], traced, progress)
     if options.verify:
@@ -142,7 +142,7 @@ def artefact_of(
         scale=options.scale,
         form=form,
         precision=precision,
-        opset=options.opset,
+        opset=options.opset_of(form),
         weights_sha256=network.weights_sha256,
         version=own_version(),
         pure_pass=network.config.pure_pass,
@@ -159,7 +159,7 @@ def _joining(
     if form == "routed":
         return []
     with progress("trace the front end"):
-        front = name_nodes(trace_front_end(network, options.opset), root="front")
+        front = name_nodes(trace_front_end(network, options.opset_of(form)), root="front")
     return [("join the front end", partial(join_front_end, front_end=front, scale=options.scale))]
 
 

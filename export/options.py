@@ -20,6 +20,8 @@ FORMS: tuple[Form, ...] = ("self-contained", "routed")
 """What can be asked for; a routing comes with the routed form."""
 OPSETS = (20, 21, 22)
 """20 is the first with Gelu as one operator; 23 asks for a newer file format than engines read."""
+ATTENTION_OPSET = 23
+"""The first with Attention as one operator, which graphs for onnxruntime hold."""
 
 Target = Literal["auto", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -95,7 +97,8 @@ class ExportOptions:
     recipe: Path | None = None
     """A file of ppsr-calibrate: each layer in a precision of its own."""
     form: Form | Literal["both"] = "both"
-    opset: int = OPSETS[0]
+    opset: int | None = None
+    """None: the first of ``OPSETS``, or what graphs for onnxruntime need."""
     output: Path = Path("artifacts")
     atol: float = 1e-5
     """Largest difference allowed in FP32, on equal categories (docs/parity.md)."""
@@ -118,7 +121,6 @@ class ExportOptions:
         _require("scale", self.scale, SCALES)
         _require("model", self.model, MODEL_NAMES)
         _require("form", self.form, ("both", *FORMS))
-        _require("opset", self.opset, OPSETS)
         _require("target", self.target, TARGETS)
         if self.inspect and not self.may_build:
             raise UsageError(f"expected an engine to inspect, got the target {self.target}")
@@ -133,6 +135,7 @@ class ExportOptions:
             raise UsageError("expected at least one profile, got none")
         if not 0 < self.atol < math.inf:
             raise UsageError(f"expected an atol above 0, got {self.atol}")
+        _require("opset", self.opset, (None, *self._opsets))
         require_settings(self.model, self.scale, self.pure_pass, self.ratio)
         self._require_fitting_profiles()
         if self.weights == "":
@@ -185,6 +188,15 @@ class ExportOptions:
         if self.target == "onnxruntime" or self.target == "openvino":
             return self.target if self.target in MODELS[self.model].cpu else "any"
         return "any"
+
+    def opset_of(self, form: Form) -> int:
+        """Of a graph of this form. The routing is the same for all runtimes."""
+        opsets = OPSETS if form == "routing" else self._opsets
+        return self.opset if self.opset in opsets else opsets[0]
+
+    @property
+    def _opsets(self) -> tuple[int, ...]:
+        return (ATTENTION_OPSET,) if self.tuning == "onnxruntime" else OPSETS
 
     @property
     def may_build(self) -> bool:

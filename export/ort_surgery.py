@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from ppsr.runtime.artefact import ACTIVE
+
 from .surgery import Pass
 
 
@@ -37,4 +39,89 @@ def one_hot_rows(graph: gs.Graph) -> int:
     return changed
 
 
-ORT_PASSES: tuple[Pass, ...] = (one_hot_rows,)
+def linear_layers(graph: gs.Graph) -> int:
+    """Add(MatMul(x, W), b) -> Unsqueeze(Gemm(Squeeze(x), W, b)): the bias is no pass of its own.
+
+    x: 1 T C; W, b: constants.
+    """
+    axis = gs.Constant("linear/axis", np.array([0]))
+    made: list[gs.Node] = []
+    changed = 0
+    for node in graph.nodes:
+        product = node.inputs[0].inputs[0] if node.op == "Add" and node.inputs[0].inputs else node
+        if product.op != "MatMul" or len(product.outputs[0].outputs) != 1:
+            continue
+        (x, weight), bias = product.inputs, node.inputs[1]
+        if not isinstance(weight, gs.Constant) or not isinstance(bias, gs.Constant):
+            continue
+        if x.shape is None or len(x.shape) != 3 or x.shape[0] != 1:
+            continue
+        if bias.values.shape != weight.values.shape[1:]:
+            continue
+        before = f"{node.outputs[0].name}/"
+        rows, done = (gs.Variable(f"{before}{name}", x.dtype) for name in ("rows", "done"))
+        made.append(gs.Node("Squeeze", f"{product.name}/rows", {}, [x, axis], [rows]))
+        made.append(gs.Node("Gemm", f"{product.name}/done", {}, [rows, weight, bias], [done]))
+        node.op, node.inputs = "Unsqueeze", [done, axis]
+        changed += 1
+    graph.nodes.extend(made)
+    return changed
+
+
+def skip_whole_scatters(graph: gs.Graph) -> int:
+    """ScatterND(x, [0 active], Gather(y, r)) -> If(all are active, Gather(y, [r]), what it was).
+
+    x: 1 T C, y: S C, r: n. Active tokens come in rising order: as many as there are tokens are all
+    of them, one after the other. Each branch gathers for itself: a branch that returns what was
+    made outside would copy it.
+    """
+    axis = gs.Constant("scatter/axis", np.array([0]))
+    made: list[gs.Node] = []
+    changed = 0
+    for node in graph.nodes:
+        gather = node.inputs[-1].inputs[0] if node.op == "ScatterND" else node
+        if gather.op != "Gather" or not _is_of_active(node.inputs[1]):
+            continue
+        x, index, _ = node.inputs
+        y, rows = gather.inputs
+        name = node.name
+        tokens, number, row, whole, every, some, back = (
+            gs.Variable(f"{node.outputs[0].name}/{what}", dtype)
+            for what, dtype in (
+                *(("tokens", np.int64), ("number", np.int64), ("row", rows.dtype)),
+                *(("whole", np.bool_), ("every", y.dtype), ("some", y.dtype), ("back", y.dtype)),
+            )
+        )
+        made += [
+            gs.Node("Shape", f"{name}/tokens", {"start": 1, "end": 2}, [x], [tokens]),
+            gs.Node("Shape", f"{name}/number", {}, [rows], [number]),
+            gs.Node("Equal", f"{name}/whole", {}, [number, tokens], [whole]),
+            gs.Node("Unsqueeze", f"{name}/row", {}, [rows, axis], [row]),
+        ]
+        branches = {
+            "then_branch": [gs.Node("Gather", f"{name}/every", {"axis": 0}, [y, row], [every])],
+            "else_branch": [
+                gs.Node("Gather", f"{name}/some", {"axis": 0}, [y, rows], [some]),
+                gs.Node("ScatterND", f"{name}/back", {}, [x, index, some], [back]),
+            ],
+        }
+        node.op, node.inputs = "If", [whole]
+        node.attrs = {
+            branch: gs.Graph(nodes, outputs=nodes[-1].outputs, name=branch, opset=graph.opset)
+            for branch, nodes in branches.items()
+        }
+        changed += 1
+    graph.nodes.extend(made)
+    return changed
+
+
+def _is_of_active(index: gs.Tensor) -> bool:
+    """Whether ``index_surgery.scatter_in_place`` made it of the input ``active``."""
+    for op, place in (("Concat", -1), ("Unsqueeze", 0)):
+        if not index.inputs or index.inputs[0].op != op:
+            return False
+        index = index.inputs[0].inputs[place]
+    return bool(index.name == ACTIVE)
+
+
+ORT_PASSES: tuple[Pass, ...] = (one_hot_rows, linear_layers, skip_whole_scatters)

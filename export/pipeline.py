@@ -75,7 +75,7 @@ def export_model(
         )
     recipe = RECIPES[options.tuning]
     with progress("trace the network"):
-        traced = trace_network(recipe.fold(network), options.opset)
+        traced = trace_network(recipe.fold(network), options.opset_of("routed"))
     traced = apply(recipe.stages, traced, progress)
     files: dict[Path, bytes] = {}
     ranges = None

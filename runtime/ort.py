@@ -166,6 +166,11 @@ def open_session(
         if len(providers) > 1:
             return open_session(model, [CPU], threads, optimise)
         name = "the graph" if isinstance(model, bytes) else model
+        if isinstance(error, native.NotImplemented):
+            raise ArtefactError(
+                f"{name} needs a newer onnxruntime than {ort.__version__} ({one_line(error)}); "
+                "update it, or give a file of ppsr-export --target onnx"
+            ) from error
         raise ArtefactError(
             f"{name} is no ONNX file that onnxruntime can load ({one_line(error)}); "
             "give one that ppsr-export made"

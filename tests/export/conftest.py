@@ -24,6 +24,7 @@ from ppsr.export.attention_nodes import share_weights
 from ppsr.export.compose import join_front_end, write_metadata
 from ppsr.export.lowering import take_ranges
 from ppsr.export.naming import name_nodes
+from ppsr.export.options import ATTENTION_OPSET
 from ppsr.export.precision import to_fp16
 from ppsr.export.trace import trace_front_end, trace_network
 from ppsr.export.tuning import RECIPES
@@ -36,6 +37,7 @@ from ppsr.runtime.ort import open_session
 from ppsr.runtime.sidecar import Sidecar, sha256, sidecar_path
 
 OPSET = 20
+OPSETS = {"any": OPSET, "openvino": OPSET, "onnxruntime": ATTENTION_OPSET}
 PHOTOS = ("coffee", "chelsea", "astronaut", "rocket")
 
 Rgb = npt.NDArray[np.uint8]
@@ -128,7 +130,7 @@ def traced(
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
-                onnx.save(trace_network(RECIPES[tuning].fold(network(name)), OPSET), path)
+                onnx.save(trace_network(RECIPES[tuning].fold(network(name)), OPSETS[tuning]), path)
         return onnx.load(path)
 
     return make
@@ -136,14 +138,14 @@ def traced(
 
 @pytest.fixture(scope="session")
 def front_end(network: Callable[..., ATD]) -> Callable[..., onnx.ModelProto]:
-    """``front_end(name)``: traced and named, a copy for each caller."""
+    """``front_end(name, opset)``: traced and named, a copy for each caller."""
 
     @cache
-    def make(name: str = "tiny") -> bytes:
-        model = name_nodes(trace_front_end(network(name), OPSET), root="front")
+    def make(name: str = "tiny", opset: int = OPSET) -> bytes:
+        model = name_nodes(trace_front_end(network(name), opset), root="front")
         return bytes(model.SerializeToString())
 
-    return lambda name="tiny": onnx.ModelProto.FromString(make(name))
+    return lambda *which: onnx.ModelProto.FromString(make(*which))
 
 
 @pytest.fixture(scope="session")
@@ -177,11 +179,12 @@ def graph(
         settings = network(name).config
         sha, precision = network(name).weights_sha256, "fp16" if fp16 else "fp32"
         artefact = Artefact(
-            settings.name, 2, form, precision, OPSET, sha, "0.1.0", settings.pure_pass, tuning
+            *(settings.name, 2, form, precision, OPSETS[tuning]),
+            *(sha, "0.1.0", settings.pure_pass, tuning),
         )
         model = body(name, fp16, tuning)
         if form == "self-contained":
-            model = join_front_end(model, front_end(name), 2)
+            model = join_front_end(model, front_end(name, OPSETS[tuning]), 2)
         return write_metadata(share_weights(model), artefact), artefact
 
     return make
@@ -244,7 +247,7 @@ def tiny_export(
     network(), traced(), front_end()
     monkeypatch.setattr(pipeline, "build", lambda *_, **__: network())
     monkeypatch.setattr(pipeline, "trace_network", lambda *_: traced())
-    monkeypatch.setattr(graphs, "trace_front_end", lambda *_: front_end())
+    monkeypatch.setattr(graphs, "trace_front_end", lambda _, opset: front_end("tiny", opset))
     monkeypatch.setattr(graphs, "VERIFIED_SIZES", ((16, 16), (37, 50)))
 
 

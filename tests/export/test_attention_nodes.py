@@ -17,11 +17,13 @@ from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, num
 from torch import nn
 
 from ppsr.export.attention_nodes import share_weights, spell_linear, spell_scans
-from ppsr.export.chunked import DOMAIN, OPERATOR, WIDTH, ChunkedAttention
+from ppsr.export.chunked import DOMAIN, OPERATOR, ChunkedAttention
 from ppsr.export.openvino_surgery import CATEGORY
+from ppsr.export.options import ATTENTION_OPSET
 from ppsr.export.reference import Reference
 from ppsr.export.tuning import GROUPS, RECIPES, WINDOWS
 from ppsr.export.verify import verify
+from ppsr.models.category import NO_KEY
 from ppsr.models.errors import ParityError
 from ppsr.runtime.artefact import ACTIVE, INPUT, OUTPUT
 
@@ -108,7 +110,9 @@ def test_the_graph_is_plain_onnx(graph: Callable, tuning: str, form: str) -> Non
     assert artefact.stem.endswith(f"_{tuning}")
     assert model.graph.name == artefact.stem
     assert not model.functions
-    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 20)]
+    opset = 23 if tuning == "onnxruntime" else 20
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", opset)]
+    assert artefact.opset == opset
     nodes = [node for one in (model.graph, *bodies(model.graph)) for node in one.node]
     assert {node.domain for node in nodes} == {""}
     routed = form == "routed"
@@ -127,22 +131,46 @@ def test_onnxruntime_gets_scans(graph: Callable, form: str) -> None:
     assert attentions(graph_made, "Scan") == [f"{one}/Scan" for one in windows]
     assert attentions(graph_made, "If") == [f"{one}/If" for one in groups]
     assert operators(graph_made)["ArgMax"] == 2
-    assert attentions(graph_made, "Softmax") == []
     inside = [operators(one) for one in bodies(graph_made)]
-    assert [one["Softmax"] for one in inside if not one["Scan"]] == [1] * 6
+    assert [one["Attention"] for one in inside if one["Gemm"]] == [1] * 6
     assert [one["Scan"] for one in inside if one["Scan"]] == [1] * 4
+    every = sum(inside, operators(graph_made))
+    assert every["Attention"] == 6
+    assert every["Softmax"] == 2 + 1, "of the similarity, and of one refinement"
 
 
 @FORMS
-def test_codes_of_keys_are_added_only_where_tokens_are_few(graph: Callable, form: str) -> None:
+def test_a_mask_is_added_only_where_tokens_are_few(graph: Callable, form: str) -> None:
     nodes = graph("tiny", form, tuning="onnxruntime")[0].graph.node
-    choices = [
-        {one.name: operators(next(bodies(one.g)))["Add"] for one in node.attribute}
+    masked = [
+        {
+            branch.name: [
+                len(node.input) == 4
+                for body in bodies(branch.g)
+                for node in body.node
+                if node.op_type == "Attention"
+            ]
+            for branch in node.attribute
+        }
         for node in nodes
-        if node.op_type == "If"
+        if node.op_type == "If" and ".attention/" in node.name
     ]
-    # The bias of the queries, and the codes.
-    assert choices == [{"then_branch": 2, "else_branch": 1}] * 2
+    assert masked == [{"then_branch": [True], "else_branch": [False]}] * 2
+
+
+@FORMS
+def test_heads_have_room_for_codes_only_where_windows_are_shifted(
+    graph: Callable, form: str
+) -> None:
+    """Of 4 heads of 12 channels."""
+    graph_made = graph("tiny", form, tuning="onnxruntime")[0].graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph_made.initializer}
+    found = {
+        one: {shapes[name][1] for name in shapes if name.endswith((f"{one}.q", f"{one}.k"))}
+        for one in ATTENTIONS
+    }
+    assert found[ATTENTIONS[2]] == {64}
+    assert set().union(*(found[one] for one in ATTENTIONS if one != ATTENTIONS[2])) == {48}
 
 
 @FORMS
@@ -151,10 +179,10 @@ def test_chunks_have_the_size_that_was_asked_for(graph: Callable, form: str) -> 
     shapes = [
         numpy_helper.to_array(tensor).tolist()
         for tensor in graph_made.initializer
-        if tensor.data_type == TensorProto.INT64 and tensor.dims == [5]
+        if tensor.data_type == TensorProto.INT64 and tensor.dims == [4]
     ]
-    assert [-1, WINDOWS, 1, 256, 48] in shapes
-    assert [-1, GROUPS, 1, 128, 48] in shapes
+    assert [-1, WINDOWS, 256, 48] in shapes
+    assert [-1, GROUPS, 128, 48] in shapes
 
 
 @FORMS
@@ -190,7 +218,7 @@ def test_weights_are_stored_once(
 def test_the_bodies_weights_are_lifted(body: Callable, front_end: Callable) -> None:
     """graphsurgeon puts them into the bodies; outside they are the same ones."""
     source = body("tiny", False, "onnxruntime")
-    assert all(one.initializer for one in bodies(source.graph) if operators(one)["Softmax"])
+    assert all(one.initializer for one in bodies(source.graph) if operators(one)["Attention"])
     before, shared = source.SerializeToString(), share_weights(source)
     assert source.SerializeToString() == before
     assert shared.ByteSize() < 0.95 * source.ByteSize()
@@ -257,51 +285,53 @@ def test_every_stage_leaves_its_input_alone(traced: Callable, tuning: str) -> No
 
 
 def one_attention(
-    attention: ChunkedAttention, bias: np.ndarray | None, chunk: int, codes: bool
+    attention: ChunkedAttention, added: dict[str, np.ndarray], chunk: int
 ) -> onnx.ModelProto:
-    """A graph of the operator alone, as the tracer writes it, next to a node that stays."""
+    """A graph of the operator alone, as the tracer writes it, next to a node that stays.
+
+    added: "bias" and "mask", weights here; codes are inputs where the heads have room for them.
+    """
     weights = {name: attention.get_parameter(name).detach().numpy() for name in WEIGHTS}
-    if bias is not None:
-        weights["table"] = bias
-    tokens = ["tokens", *WEIGHTS, "table" if bias is not None else ""]
-    node = helper.make_node(
-        OPERATOR, [*tokens, *(("query", "key") if codes else ())], ["y"], "a.b/it", domain=DOMAIN
-    )
+    width, codes = weights["q"].shape[1], ("query", "key") if attention.codes else ("", "")
+    operands = ["tokens", *WEIGHTS, "table" if "bias" in added else "", *codes]
+    operands += ["mask"] if "mask" in added else []
+    node = helper.make_node(OPERATOR, operands, ["y"], "a.b/it", domain=DOMAIN, heads=4)
     value, kind = helper.make_tensor_value_info, TensorProto.FLOAT
-    inputs = [value("tokens", kind, ["n", chunk, 1, 20, 48])]
-    if codes:
-        inputs += [value(name, kind, ["n", chunk, 1, 20, WIDTH]) for name in ("query", "key")]
+    inputs = [value("tokens", kind, ["n", chunk, 20, 48])]
+    inputs += [value(name, kind, ["n", chunk, 20, width]) for name in codes if name]
+    named = {{"bias": "table"}.get(name, name): array for name, array in added.items()}
     graph = helper.make_graph(
         [helper.make_node("Neg", ["y"], ["z"], "a.b/Neg"), node][::-1],
         "g",
         inputs,
         [value("z", kind, ["n", chunk * 20, 48])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+        [numpy_helper.from_array(array, name) for name, array in (weights | named).items()],
     )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    opsets = [helper.make_opsetid("", ATTENTION_OPSET), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=11)
 
 
 @SPELLINGS
-@pytest.mark.parametrize("with_bias", [False, True], ids=["", "bias"])
-@pytest.mark.parametrize("codes", [False, True], ids=["", "codes"])
+@pytest.mark.parametrize("adds", ["", "bias", "mask", "empty mask"])
+@pytest.mark.parametrize("codes", [0, 4], ids=["", "codes"])
 def test_the_operator_is_what_torch_computes(
-    spell: Callable,
-    chunk: int,
-    with_bias: bool,
-    codes: bool,
-    onnxruntime_runs: Callable,
+    spell: Callable, chunk: int, adds: str, codes: int, onnxruntime_runs: Callable
 ) -> None:
     torch.manual_seed(0)
-    attention = ChunkedAttention(nn.Linear(48, 144), nn.Linear(48, 48), 4, 0.3)
-    bias = torch.randn(4, 20, 20) if with_bias else None
-    feeds = {"tokens": torch.randn(5, chunk, 1, 20, 48)}
+    attention = ChunkedAttention(nn.Linear(48, 144), nn.Linear(48, 48), 4, 0.3, codes)
+    added = {
+        "": {},
+        "bias": {"bias": torch.randn(1, 4, 20, 20)},
+        "mask": {"mask": NO_KEY * (torch.arange(20) > 12).float().expand(20, 20)},
+        "empty mask": {"mask": torch.zeros(20, 20)},
+    }[adds]
+    feeds = {"tokens": torch.randn(5, chunk, 20, 48)}
     if codes:
-        feeds |= {name: torch.randn(5, chunk, 1, 20, WIDTH) for name in ("query", "key")}
+        feeds |= {name: torch.randn(5, chunk, 20, 64) for name in ("query", "key")}
     with torch.no_grad():
-        wanted = -attention(feeds["tokens"], bias, feeds.get("query"), feeds.get("key"))
-    table = None if bias is None else bias.numpy()
-    model = one_attention(attention, table, chunk, codes)
+        wanted = -attention(**feeds, **added)
+    arrays = {name: value.contiguous().numpy() for name, value in added.items()}
+    model = one_attention(attention, arrays, chunk)
     before = model.SerializeToString()
     spelt = spell(model)
     assert model.SerializeToString() == before

@@ -11,7 +11,6 @@ from skimage import data
 from torch import Tensor, nn
 
 from ppsr.export.chunked import (
-    WIDTH,
     ChunkedAttention,
     ChunkedCategoryAttention,
     ChunkedWindowAttention,
@@ -141,28 +140,27 @@ def test_a_weight_changed_by_a_hundredth_is_noticed(
 
 @torch.no_grad()
 def test_the_spare_channels_hold_nothing_but_codes(network: Callable) -> None:
+    """Only shifted windows have any."""
     for layer in layers(fold_for_cpu(network())):
-        for one, code in ((layer.attn_win.attention, 0), (layer.attn_aca.attention, 1)):
-            depth = one.depth
-            assert (depth, WIDTH) == (12, 16)
-            for weight in (one.q, one.k, one.v):
-                assert (weight[..., depth:] == 0).all()
-            columns = one.proj.weight.unflatten(1, (one.heads, WIDTH))
-            assert (columns[..., depth:] == 0).all()
-            assert (one.bias[..., depth] == code).all()
-            assert (one.bias[..., depth + 1 :] == 0).all()
+        attention = layer.attn_win.attention
+        assert layer.attn_aca.attention.codes == 0
+        assert attention.codes == (4 if layer.shifted else 0)
+        for weight in (attention.q, attention.k, attention.v, attention.bias[None]):
+            heads = weight.unflatten(1, (4, 12 + attention.codes))
+            assert (heads[..., 12:] == 0).all()
+        assert (attention.proj.weight.unflatten(1, (4, -1))[..., 12:] == 0).all()
 
 
 @torch.no_grad()
-def test_codes_are_cut_behind_the_channels(network: Callable) -> None:
-    attention = layers(fold_for_cpu(network()))[0].attn_win.attention
-    codes = torch.arange(1.0, 6).reshape(5, 1, 1, 1).expand(5, 1, 3, 2)
+def test_codes_are_cut_behind_the_channels_of_each_head(network: Callable) -> None:
+    attention = layers(fold_for_cpu(network()))[1].attn_win.attention
+    codes = torch.arange(1.0, 6).reshape(5, 1, 1, 1).expand(5, 1, 3, 4)
     cut = attention.in_chunks(codes, 4)
-    assert cut.shape == (2, 4, 1, 3, 16)
-    assert cut[:, :, 0, 0, 12].flatten().tolist() == [1, 2, 3, 4, 5, 5, 5, 5]
-    assert (cut[..., 12:14] != 0).all()
-    assert (cut[..., :12] == 0).all()
-    assert (cut[..., 14:] == 0).all()
+    assert cut.shape == (2, 4, 3, 64)
+    heads = cut.unflatten(-1, (4, 16))
+    assert heads[:, :, 0, 3, 12].flatten().tolist() == [1, 2, 3, 4, 5, 5, 5, 5]
+    assert (heads[..., 12:] != 0).all()
+    assert (heads[..., :12] == 0).all()
 
 
 @torch.no_grad()
@@ -199,11 +197,11 @@ def test_attention_is_softmax_of_its_logits() -> None:
     random = torch.Generator().manual_seed(0)
     wqkv, proj = nn.Linear(48, 144).double(), nn.Linear(48, 48).double()
     attention = ChunkedAttention(wqkv, proj, 4, 0.5)
-    x = torch.randn(6, 1, 20, 48, generator=random, dtype=torch.float64)
-    bias = torch.randn(4, 20, 20, generator=random, dtype=torch.float64)
-    q, k, v = wqkv(x[:, 0]).reshape(6, 20, 3, 4, 12).permute(2, 0, 3, 1, 4)
+    x = torch.randn(6, 20, 48, generator=random, dtype=torch.float64)
+    bias = torch.randn(1, 4, 20, 20, generator=random, dtype=torch.float64)
+    q, k, v = wqkv(x).reshape(6, 20, 3, 4, 12).permute(2, 0, 3, 1, 4)
     y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=0.5)
     wanted = proj(y.transpose(1, 2).reshape(-1, 48))
-    torch.testing.assert_close(attention.attend(x, bias, None, None), wanted, rtol=0, atol=1e-12)
-    got = attention(x.unflatten(0, (2, 3)), bias, None, None)
+    torch.testing.assert_close(attention.attend(x, bias), wanted, rtol=0, atol=1e-12)
+    got = attention(x.unflatten(0, (2, 3)), bias)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)

@@ -41,7 +41,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"model": "adaformer", "target": "openvino", "fp16": True}, "expected no fp16 for the target"),
     ({"form": "neither"}, "expected form to be one of both, self-contained, routed, got 'neither'"),
-    ({"opset": 19}, "expected opset to be one of 20, 21, 22, got 19"),
+    ({"opset": 19}, "expected opset to be one of None, 20, 21, 22, got 19"),
+    ({"opset": 23}, "expected opset to be one of None, 20, 21, 22, got 23"),
+    ({"opset": 20, "target": "onnxruntime"}, "expected opset to be one of None, 23, got 20"),
     ({"atol": 0.0}, "expected an atol above 0, got 0"),
     ({"atol": float("nan")}, "expected an atol above 0, got nan"),
     ({"output": HERE}, "is a file"),
@@ -70,6 +72,20 @@ def test_derived_values() -> None:
     assert ExportOptions(fp16=True).precision == "fp16"
     assert ExportOptions(int8=True, data=HERE).precision == "int8"
     assert ExportOptions(recipe=HERE).precision == "mixed"
+
+
+def test_graphs_for_onnxruntime_have_an_opset_of_their_own() -> None:
+    """Their routing has not: it is the same file for all."""
+    tuned = ExportOptions(target="onnxruntime")
+    assert [tuned.opset_of(form) for form in ("routed", "self-contained", "routing")] == [
+        23,
+        23,
+        20,
+    ]
+    assert ExportOptions(target="onnxruntime", opset=23).opset_of("routing") == 20
+    assert ExportOptions(target="openvino").opset_of("routed") == 20
+    assert ExportOptions(target="onnx", opset=22).opset_of("routing") == 22
+    assert ExportOptions(model="camixer-atd-light", target="onnxruntime").opset_of("routed") == 20
 
 
 def test_graphs_for_cpus_are_made_where_the_network_has_one() -> None:

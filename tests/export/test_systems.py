@@ -26,7 +26,7 @@ from ppsr.export.fold import fold
 from ppsr.export.graph_backend import category_tensors, choice_tensors
 from ppsr.export.layers import require_fp16
 from ppsr.export.naming import name_nodes
-from ppsr.export.options import ExportOptions, Profile
+from ppsr.export.options import ATTENTION_OPSET, ExportOptions, Profile
 from ppsr.export.precision import to_fp16
 from ppsr.export.reference import Reference
 from ppsr.export.trace import trace_front_end, trace_network
@@ -46,6 +46,7 @@ from ppsr.runtime.sidecar import read_sidecar
 Rgb = npt.NDArray[np.uint8]
 SIZES = ((16, 16), (17, 40), (37, 50), (64, 64), (16, 280), (96, 130))
 NAMES = ("camixer-atd-light", "adaformer")
+OPSETS = {"any": 20, "onnxruntime": ATTENTION_OPSET}
 LAYER = "layers.0.residual_group.layers."
 EXITS = [f"body.exits.{n}.{kind}.choose" for n in (0, 1) for kind in ("tokens", "windows")]
 CHOICES = {"camixer-atd-light": [f"{LAYER}{n}.attn_win.choose" for n in (0, 1)], "adaformer": EXITS}
@@ -67,7 +68,7 @@ def small(name: str) -> Any:
 @cache
 def body(name: str, tuning: Any = "any") -> onnx.ModelProto:
     recipe = RECIPES[tuning]
-    model = trace_network(recipe.fold(small(name)), 20)
+    model = trace_network(recipe.fold(small(name)), OPSETS[tuning])
     for _, stage in recipe.stages:
         model = stage(model)
     return model
@@ -80,11 +81,13 @@ def exported(
     if precision == "fp16":
         model = to_fp16(model, MODELS[name].islands)
     if form == "self-contained":
-        front = name_nodes(trace_front_end(network, 20), root="front")
+        front = name_nodes(trace_front_end(network, OPSETS[tuning]), root="front")
         model = join_front_end(model, front, 2)
     config = network.config
     settings = {"tuned_for": tuning, "ratio": config.ratio, "blocks": config.blocks}
-    artefact = Artefact(MODELS[name].name, 2, form, precision, 20, "7" * 64, "0.1.0", **settings)
+    artefact = Artefact(
+        MODELS[name].name, 2, form, precision, OPSETS[tuning], "7" * 64, "0.1.0", **settings
+    )
     return write_metadata(share_weights(model), artefact), artefact
 
 
