@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import parser
 
 from ppsr.models.errors import ArtefactError, BackendUnavailable, PpsrError, UsageError
 from ppsr.runtime import Upscaler
@@ -103,6 +104,19 @@ def test_damaged_files_are_refused_in_one_line(
         Upscaler.open(path)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_operator_that_this_onnxruntime_lacks_is_named(tmp_path: Path) -> None:
+    """Here one that has no kernel for these numbers; Attention where onnxruntime is old."""
+    model = parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 20]>
+        g (double[2] x) => (double[2] y) { y = Asinh (x) }"""
+    )
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(
+        ArtefactError, match=r"newer onnxruntime than \d.*Asinh.*update it, or give"
+    ):
+        Upscaler.open(tmp_path / "a.onnx")
 
 
 def test_models_of_others_are_refused(tmp_path: Path, write_model: Callable) -> None:
