@@ -135,7 +135,8 @@ class ExportOptions:
             raise UsageError("expected at least one profile, got none")
         if not 0 < self.atol < math.inf:
             raise UsageError(f"expected an atol above 0, got {self.atol}")
-        _require("opset", self.opset, (None, *self._opsets))
+        if self.opset is not None:
+            _require("opset", self.opset, self._opsets)
         require_settings(self.model, self.scale, self.pure_pass, self.ratio)
         self._require_fitting_profiles()
         if self.weights == "":
