@@ -91,7 +91,7 @@ masked network's {versus["multiply_adds"] / 1e9:.1f} G multiply-adds (dense:
 {_versus_rows(versus)}
 
 This machine is shared, and changes within minutes how fast it runs all but large products. The
-same command once more, hours apart ({_rate(again):.0f} GFLOP/s):
+same command once more, later ({_rate(again):.0f} GFLOP/s):
 
 {_versus_rows(again)}
 
