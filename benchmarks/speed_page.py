@@ -21,7 +21,10 @@ from ppsr.runtime.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 PAGE, PLOT = ROOT / "docs/performance.md", ROOT / "docs/performance.svg"
-CURVES = {"onnxruntime, FP32": ROOT / "benchmarks/results/shares_onnxruntime.json"}
+CURVES = {
+    "onnxruntime, FP32": ROOT / "benchmarks/results/shares_onnxruntime.json",
+    "onnxruntime, FP32, later": ROOT / "benchmarks/results/shares_again.json",
+}
 BF16 = ROOT / "benchmarks/results/bf16.json"
 PARTS = {
     "attn_win": "window attention",
