@@ -1,11 +1,10 @@
-"""The page docs/performance.md and its plot, from the figures of speed.py, passes.py and ppsr-bench.
+"""The page docs/performance.md and its plot, from what speed.py, passes.py and ppsr-bench found.
 
     python benchmarks/speed_page.py
 
-ppsr-bench wrote the curve:
-
-    ppsr-bench artifacts/pp-atd-light_x2_fp32_routed_onnxruntime.onnx --against artifacts/atd-light_x2_fp32_routed_onnxruntime.onnx --data ../shared/data/eval/B100 --size 192x128 --shares --runs 7 --json benchmarks/results/shares_onnxruntime.json
-"""  # noqa: E501
+ppsr-bench wrote the curves and ppsr-verify what is told of BF16: their commands stand at the end of
+the page.
+"""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class _Nodes:
         return name
 
     def linear(self, tokens: str, query: str, key: str) -> tuple[str, str, str]:
-        """q, k and v of tokens, with their codes. n L C -> n L heads*width each."""
+        """q, k and v of tokens, with their codes. n L C -> n L W each."""
         queries = self.add("Add", self.add("MatMul", tokens, self.q), self.q_bias)
         queries = self.add("Add", queries, query) if query else queries
         keys = self.add("MatMul", tokens, self.k)

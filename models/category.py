@@ -57,8 +57,8 @@ class Groups(NamedTuple):
     key: Tensor | None = None
     """B*G 1 L 1: the channel to append to keys: ``NO_KEY`` where a place holds no token, else 0."""
     active: Tensor | None = None
-    """None = every token; int64 n = raster indices of the active tokens (batch 1, n >= 0); bool
-    B T = True where active (any batch, static shapes)."""
+    """None = every token; int64 n = raster indices of the active tokens in rising order (batch 1,
+    n >= 0); bool B T = True where active (any batch, static shapes)."""
     source: Tensor | None = None
     """int32 n + 1, with an int64 ``active``: those and one spare, so that nothing is empty at
     n = 0. The spare is token 0."""
