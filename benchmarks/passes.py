@@ -111,15 +111,20 @@ def spell_attention(model: onnx.ModelProto) -> onnx.ModelProto:
     shapes = {"apart": [0, 0, 4, -1], "together": [0, 0, -1]}
     for name, shape in shapes.items():
         model.graph.initializer.append(numpy_helper.from_array(np.array(shape), name))
-    graphs = [model.graph]
-    for graph in graphs:
-        made: list[onnx.NodeProto] = []
-        for node in graph.node:
-            graphs += [one.g for one in node.attribute if one.HasField("g")]
-            made += _spelt_attention(node) if node.op_type == "Attention" else [node]
-        del graph.node[:]
-        graph.node.extend(made)
+    _spell_in(model.graph)
     return model
+
+
+def _spell_in(graph: onnx.GraphProto) -> None:
+    """Bodies first: what goes into ``graph`` again is a copy."""
+    made: list[onnx.NodeProto] = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _spell_in(attribute.g)
+        made += _spelt_attention(node) if node.op_type == "Attention" else [node]
+    del graph.node[:]
+    graph.node.extend(made)
 
 
 def _spelt_attention(node: onnx.NodeProto) -> list[onnx.NodeProto]:
