@@ -75,9 +75,10 @@ VARIANTS: Mapping[str, Variant] = {
     "chunks, norms spelt out": Variant(
         lambda network: spell_norms(fold_for_cpu(network, **CHUNKS)), spell_scans
     ),
+    "chunks, biases added": Variant(partial(fold_for_cpu, **CHUNKS), spell_scans, ORT_PASSES),
     **{
         f"chunks of {windows} and {groups}": Variant(
-            partial(fold_for_cpu, windows=windows, groups=groups),
+            partial(fold_for_cpu, windows=windows, groups=groups, carries=True),
             spell_scans,
             ORT_PASSES,
         )

@@ -89,8 +89,9 @@ class _Nodes:
 
     def linear(self, tokens: str, query: str, key: str) -> tuple[str, str, str]:
         """q, k and v of tokens, with their codes. n L C -> n L W each."""
-        queries = self.add("Add", self.add("MatMul", tokens, self.q), self.q_bias)
-        queries = self.add("Add", queries, query) if query else queries
+        queries = self.add("MatMul", tokens, self.q)
+        for added in filter(None, (self.q_bias, query)):
+            queries = self.add("Add", queries, added)
         keys = self.add("MatMul", tokens, self.k)
         keys = self.add("Add", keys, key) if key else keys
         return queries, keys, self.add("MatMul", tokens, self.v)

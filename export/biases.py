@@ -33,6 +33,22 @@ def pass_value_bias(layer: Layer) -> None:
 
 
 @torch.no_grad()
+def carry_norm_biases(layer: Layer) -> None:
+    """W n + b -> W' n': what norm1 makes sums to 0, so its last channel can hold 1, and W' b there.
+
+    After ``fold_norms``.
+    """
+    norm, takers = layer.norm1, (layer.wqkv, layer.attn_atd.wq)
+    norm.weight[-1], norm.bias[-1] = 0, 1
+    carried = []
+    for linear in takers:
+        weight = linear.weight - linear.weight[:, -1:]
+        weight[:, -1] = linear.bias
+        carried.append(without_bias(weight))
+    layer.wqkv, layer.attn_atd.wq = carried
+
+
+@torch.no_grad()
 def carry_projection_biases(layer: Layer) -> None:
     """W (p v) + b -> W' (p v'): a spare channel of v holds 1, so p v' holds 1, and W' b there.
 

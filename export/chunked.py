@@ -6,7 +6,8 @@ a picture never holds more of them. The network is the same up to rounding.
 
 - Tokens are gathered before q, k and v are made of them: 48 channels instead of 192.
 - A softmax over keys does not see what is the same for all keys: the keys' bias is dropped. Its
-  rows sum to 1: the values' bias goes into the projection's.
+  rows sum to 1: the values' bias goes into the projection's. Weights that hold the biases already
+  (``biases.carry_norm_biases``) have none.
 
 The tracer writes one operator for each attention; ``attention_nodes`` spells it for each runtime.
 """
@@ -47,13 +48,16 @@ class ChunkedAttention(nn.Module):
             F.pad(one, (0, codes)).reshape(-1, heads * (self.depth + codes))
             for one in wqkv.weight.t().reshape(channels, 3, heads, self.depth).unbind(1)
         )
-        q_bias, _, v_bias = wqkv.bias.reshape(3, heads, self.depth)
         self.q, self.k, self.v = (nn.Parameter(one) for one in (q * factor, k, v))
-        self.bias = nn.Parameter(F.pad(q_bias * factor, (0, codes)).flatten())
+        self.bias: nn.Parameter | None = None
         self.proj = nn.Linear(heads * (self.depth + codes), channels).to(proj.weight)
         columns = proj.weight.reshape(channels, heads, self.depth)
         self.proj.weight.copy_(F.pad(columns, (0, codes)).flatten(1))
-        self.proj.bias.copy_(proj.bias + proj.weight @ v_bias.flatten())
+        self.proj.bias.copy_(proj.bias)
+        if wqkv.bias is not None:
+            q_bias, _, v_bias = wqkv.bias.reshape(3, heads, self.depth)
+            self.bias = nn.Parameter(F.pad(q_bias * factor, (0, codes)).flatten())
+            self.proj.bias.add_(proj.weight @ v_bias.flatten())
 
     def forward(
         self,
@@ -98,8 +102,9 @@ class ChunkedAttention(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Windows or groups: c L C, codes c L W -> c*L C. As ``attention_nodes`` spells it."""
-        q, k, v = x @ self.q + self.bias, x @ self.k, x @ self.v  # c L W
-        q = q if query is None else q + query
+        q, k, v = x @ self.q, x @ self.k, x @ self.v  # c L W
+        for added in (self.bias, query):
+            q = q if added is None else q + added
         k = k if key is None else k + key
         q, k, v = (one.reshape(*one.shape[:2], self.heads, -1).transpose(1, 2) for one in (q, k, v))
         logits = q @ k.transpose(-2, -1)  # c heads L L

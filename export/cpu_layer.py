@@ -18,7 +18,7 @@ from ppsr.models.dictionary import DictionaryAttention
 from ppsr.models.feed_forward import ConvFeedForward
 from ppsr.models.network import Network
 
-from .biases import pass_value_bias
+from .biases import carry_norm_biases, pass_value_bias
 from .chunked import ChunkedCategoryAttention, ChunkedWindowAttention, padded
 from .fold import drop_refinement_bias, fold_norms
 
@@ -98,11 +98,13 @@ def fold_for_cpu(
     windows: int = 1,
     groups: int = 1,
     *,
+    carries: bool = False,
     feed_forward: Callable[[ConvFeedForward], ConvFeedForward] = TokenFeedForward,
 ) -> Network:
     """Return a copy of ``network`` in this form, with what ``fold`` rewrites and CPUs gain from.
 
-    windows, groups: of a chunk; feed_forward: rewrites that of each layer.
+    windows, groups: of a chunk; carries: the norm before q, k and v carries their biases;
+    feed_forward: rewrites that of each layer.
     """
     folded = copy.deepcopy(network)
     if folded.form is not None:
@@ -113,6 +115,8 @@ def fold_for_cpu(
         for place, layer in enumerate(module.layers):
             assert isinstance(layer, Layer)
             fold_norms(layer)
+            if carries:
+                carry_norm_biases(layer)
             drop_refinement_bias(layer)
             layer.attn_atd = UnitDictionaryAttention(layer.attn_atd)
             pass_value_bias(layer)

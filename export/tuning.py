@@ -46,7 +46,7 @@ class Recipe:
 RECIPES: Mapping[Tuning, Recipe] = {
     "any": Recipe(fold, SURGERY),
     "onnxruntime": Recipe(
-        partial(fold_for_cpu, windows=WINDOWS, groups=GROUPS),
+        partial(fold_for_cpu, windows=WINDOWS, groups=GROUPS, carries=True),
         (
             SURGERY[0],
             ("attention in chunks", spell_scans),

@@ -248,9 +248,12 @@ def perturbed(model: onnx.ModelProto, kind: str, weight: str, factor: float) -> 
     return changed
 
 
-@TUNINGS
 @pytest.mark.parametrize("kind", ["attn_win", "attn_aca"])
-@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize(
+    ("tuning", "weight"),
+    [("openvino", one) for one in WEIGHTS]
+    + [("onnxruntime", one) for one in WEIGHTS if one != "bias"],  # A norm carries it there.
+)
 def test_a_changed_weight_is_seen(
     graph: Callable, network: Callable, photo: Callable, tuning: str, kind: str, weight: str
 ) -> None:

@@ -17,11 +17,14 @@ from ppsr.export.chunked import (
     padded,
 )
 from ppsr.export.cpu_layer import ChunkedLayer, TokenFeedForward, fold_for_cpu
+from ppsr.export.tuning import RECIPES
 from ppsr.models import build
 from ppsr.models.atd import ATD, Layer
 from ppsr.models.config import PurePass
+from ppsr.runtime.artefact import Tuning
 
-CHUNKS = pytest.mark.parametrize(("windows", "groups"), [(1, 1), (4, 8)], ids=["ones", "chunks"])
+RUNTIMES = pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+"""One window or group in a chunk, and 4 and 8, with the biases of q, k and v in a norm."""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,12 @@ def image(height: int, width: int) -> Tensor:
     return photo.permute(2, 0, 1).unsqueeze(0).double() / 255
 
 
+def fold_for(runtime: Tuning, network: ATD) -> ATD:
+    folded = RECIPES[runtime].fold(network)
+    assert isinstance(folded, ATD)
+    return folded
+
+
 def layers(network: ATD) -> list[Layer]:
     return [module for module in network.modules() if isinstance(module, Layer)]
 
@@ -51,34 +60,34 @@ def first_layers(network: Callable[..., ATD]) -> ATD:
 
 
 @torch.no_grad()
-@CHUNKS
+@RUNTIMES
 @pytest.mark.parametrize("name", ["pp-atd-light", "atd-light"])
 def test_the_folded_network_computes_the_same(
-    published: Callable, name: str, windows: int, groups: int
+    published: Callable, name: str, runtime: Tuning
 ) -> None:
     """5 windows, 10 groups: the last chunks are not full."""
     network = published(name)
-    wanted, got = (one(image(16, 80)) for one in (network, fold_for_cpu(network, windows, groups)))
+    wanted, got = (one(image(16, 80)) for one in (network, fold_for(runtime, network)))
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
     assert not torch.equal(got, wanted), "it rounds elsewhere: nothing was folded"
 
 
 @torch.no_grad()
-@CHUNKS
+@RUNTIMES
 @pytest.mark.parametrize("size", [(16, 16), (48, 48), (64, 112), (37, 50)])
-def test_any_size(first_layers: ATD, size: tuple[int, int], windows: int, groups: int) -> None:
+def test_any_size(first_layers: ATD, size: tuple[int, int], runtime: Tuning) -> None:
     """1, 9, 28 and, padded, 12 windows."""
-    folded = fold_for_cpu(first_layers, windows, groups)
+    folded = fold_for(runtime, first_layers)
     wanted, got = (one(image(*size)) for one in (first_layers, folded))
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
 
 
 @torch.no_grad()
-@CHUNKS
-def test_every_number_of_active_tokens(first_layers: ATD, windows: int, groups: int) -> None:
+@RUNTIMES
+def test_every_number_of_active_tokens(first_layers: ATD, runtime: Tuning) -> None:
     """Of 1280: none, one group that is not full, one that is, ten of them."""
     network, picture = first_layers, image(16, 80)
-    folded = fold_for_cpu(network, windows, groups)
+    folded = fold_for(runtime, network)
     order = torch.randperm(1280, generator=torch.Generator().manual_seed(0))
     for count in (0, 1, 100, 127, 128, 129, 1280):
         active = order[:count].sort().values
@@ -87,14 +96,15 @@ def test_every_number_of_active_tokens(first_layers: ATD, windows: int, groups: 
 
 
 @torch.no_grad()
-def test_what_the_keys_and_values_carry_is_not_lost(published: Callable) -> None:
+@RUNTIMES
+def test_what_the_keys_and_values_carry_is_not_lost(published: Callable, runtime: Tuning) -> None:
     """Large biases, a factor beyond its bound, and pure tokens without compensation."""
     network = published(pure_pass=PurePass(compensation=False))
     before, picture = network(image(16, 32)), image(16, 32)
     for layer in layers(network):
         layer.wqkv.bias.add_(torch.linspace(-1, 1, len(layer.wqkv.bias)))
         layer.attn_aca.logit_scale.fill_(7)  # exp(7) is cut off at 100.
-    wanted, got = network(picture), fold_for_cpu(network)(picture)
+    wanted, got = network(picture), fold_for(runtime, network)(picture)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
     assert (wanted - before).abs().max() > 1e-3
 
@@ -135,6 +145,23 @@ def test_a_weight_changed_by_a_hundredth_is_noticed(
     torch.testing.assert_close(folded(picture), wanted, rtol=0, atol=1e-9)
     attention = getattr(layers(folded)[0], kind).attention
     attention.get_parameter(weight).mul_(1.01)
+    assert (folded(picture) - wanted).abs().max() > 1e-8
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["attn_win", "attn_aca"])
+@pytest.mark.parametrize("weight", ["q", "v"])
+def test_biases_that_the_norm_carries_are_noticed(
+    first_layers: ATD, kind: str, weight: str
+) -> None:
+    """The last channel of what norm1 makes is 1; its weights are biases."""
+    picture = image(16, 32)
+    folded, wanted = fold_for("onnxruntime", first_layers), first_layers(picture)
+    layer = layers(folded)[0]
+    assert (layer.norm1(torch.randn(5, 48).double())[:, -1] == 1).all()
+    attention = getattr(layer, kind).attention
+    assert attention.bias is None
+    attention.get_parameter(weight)[-1].mul_(1.01)
     assert (folded(picture) - wanted).abs().max() > 1e-8
 
 
