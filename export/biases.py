@@ -34,18 +34,21 @@ def pass_value_bias(layer: Layer) -> None:
 
 @torch.no_grad()
 def carry_norm_biases(layer: Layer) -> None:
-    """W n + b -> W' n': what norm1 makes sums to 0, so its last channel can hold 1, and W' b there.
+    """W n + b -> W' n': what norms make sums to 0, so its last channel can hold 1, and W' b there.
 
     After ``fold_norms``.
     """
-    norm, takers = layer.norm1, (layer.wqkv, layer.attn_atd.wq)
-    norm.weight[-1], norm.bias[-1] = 0, 1
-    carried = []
-    for linear in takers:
-        weight = linear.weight - linear.weight[:, -1:]
-        weight[:, -1] = linear.bias
-        carried.append(without_bias(weight))
-    layer.wqkv, layer.attn_atd.wq = carried
+    for norm in (layer.norm1, layer.norm2):
+        norm.weight[-1], norm.bias[-1] = 0, 1
+    layer.wqkv = _carried(layer.wqkv)
+    layer.attn_atd.wq = _carried(layer.attn_atd.wq)
+    layer.convffn.fc1 = _carried(layer.convffn.fc1)
+
+
+def _carried(linear: nn.Linear) -> nn.Linear:
+    weight = linear.weight - linear.weight[:, -1:]
+    weight[:, -1] = linear.bias
+    return without_bias(weight)
 
 
 @torch.no_grad()
