@@ -103,7 +103,7 @@ def fold_for_cpu(
 ) -> Network:
     """Return a copy of ``network`` in this form, with what ``fold`` rewrites and CPUs gain from.
 
-    windows, groups: of a chunk; carries: the norm before q, k and v carries their biases;
+    windows, groups: of a chunk; carries: the norms carry the biases of what reads them;
     feed_forward: rewrites that of each layer.
     """
     folded = copy.deepcopy(network)
