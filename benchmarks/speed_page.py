@@ -44,9 +44,10 @@ STEPS = {
     "feed-forward on tokens": "the same, feed-forward on tokens instead of maps",
     "no ArgMax": "for OpenVINO: the same, categories by two maxima instead of ArgMax",
     "chunks, feed-forward on maps": "chunks of 4 windows and 8 groups, feed-forward on maps",
-    "chunks, attention spelt out": "on tokens; product, softmax, product instead of Attention",
-    "chunks": "chunks of 4 windows and 8 groups",
-    "chunks, norms spelt out": "the same, norms spelt out instead of LayerNormalization",
+    "chunks": "the same, feed-forward on tokens",
+    "chunks, attention spelt out": "that, with product, softmax and product instead of Attention",
+    "chunks, norms spelt out": "that, with norms spelt out instead of LayerNormalization",
+    "chunks, biases added": "that, with what its own surgery does, and biases added",
 }
 """Those of several chunk sizes are called by them."""
 
@@ -81,6 +82,8 @@ verified like any other.
   that it has in BF16, maps with their channels last, and no ArgMax, which it has as a TopK.
 - In both, tokens are gathered before q, k and v are made of them (48 channels, not 192), the bias
   of the keys is dropped (softmax does not see it), and that of the values goes into the projection.
+  For onnxruntime the norms carry what biases are left: the channels that they make sum to 0, so the
+  last one is known and holds 1 instead, and its weights are the biases.
 
 ## Against the official code and against arithmetic
 
@@ -127,9 +130,10 @@ encoding): {_start(figures["start"])}.
 
 ## What each step gained
 
-Variants of the graph on the crop above, in turns; times as fast as the graph for any runtime. Rows
-with two sizes of chunks alone are the graph as exported (one-hot rows gathered, biases in Gemm,
-nothing scattered where all tokens are active), with so many windows and groups in a chunk.
+Variants of the graph on the crop above, in turns; times as fast as the graph for any runtime. Its own
+surgery: one-hot rows gathered, biases in Gemm, nothing scattered where all tokens are active. Rows
+with two sizes of chunks alone have all that, and biases carried by norms: the graph as exported,
+with so many windows and groups in a chunk.
 
 {_passes(figures["passes"])}
 

@@ -1,8 +1,8 @@
 """Biases of linear layers as weights: what deployment wants, a product without an addition behind.
 
 TensorRT's parser makes two layers of a bias, onnxruntime a pass over every token. What follows a
-softmax needs neither: its rows sum to 1, so they pass a constant on. Part of ``fold``: exact, up to
-rounding.
+softmax needs neither: its rows sum to 1, so they pass a constant on. Nor does what follows a norm:
+its channels sum to 0, so one of them is free to hold a constant. Exact, up to rounding.
 """
 
 from __future__ import annotations

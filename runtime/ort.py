@@ -153,9 +153,8 @@ def open_session(
     options.enable_mem_reuse = False
     # Idle threads of one session would slow down another, as when two models are compared.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # In the order of the file: sums come before the scatter that may then overwrite a term. The
-    # default order leaves side branches for last, and an FP16 check with its thousands of peaks
-    # kept 15 times the memory alive (6.4 GB, 96 x 130).
+    # In the order of the file: the default order leaves side branches for last, and an FP16 check
+    # with its thousands of peaks kept 15 times the memory alive (6.4 GB, 96 x 130).
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
