@@ -213,12 +213,12 @@ def _curve(name: str, content: Mapping[str, Any]) -> str:
 
 
 def _line(found: Mapping[str, float]) -> str:
-    """What the line through all points says of three shares: single points are noisy."""
+    """What the line through the made masks says of three shares: single points are noisy."""
     savings = [
         f"{100 * (found['intercept'] + share * found['slope']):.1f} % at {100 * share:.0f} %"
         for share in (0, 0.4, 0.9)
     ]
-    return f"The line through all points saves {', '.join(savings)}."
+    return f"The line through the made masks saves {', '.join(savings)}."
 
 
 def _routing(content: Mapping[str, Any]) -> str:
