@@ -80,9 +80,10 @@ verified like any other.
 - OpenVINO makes one kernel of product, bias, softmax and product by itself. It gets linear layers
   that it has in BF16, maps with their channels last, and no ArgMax, which it has as a TopK.
 - In both, tokens are gathered before q, k and v are made of them (48 channels, not 192), the bias
-  of the keys is dropped (softmax does not see it), and that of the values goes into the projection.
-  For onnxruntime the norms carry what biases are left: the channels that they make sum to 0, so the
-  last one is known and holds 1 instead, and its weights are the biases.
+  of the keys is dropped (softmax does not see it).
+- OpenVINO has the bias of the values in the projection. For onnxruntime the norms carry the biases
+  of what reads them: the channels that they make sum to 0, so the last one is known and holds 1
+  instead, and its weights are the biases.
 
 ## Against the official code and against arithmetic
 
