@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ppsr.export import tuning
 from ppsr.export.attention_nodes import share_weights, spell_linear, spell_scans
+from ppsr.export.chunked import OPERATOR
 from ppsr.export.compose import write_metadata
 from ppsr.export.cpu_layer import fold_for_cpu
 from ppsr.export.fold import PointwiseFeedForward
@@ -45,6 +46,8 @@ from ppsr.runtime.upscaler import Upscaler
 
 ORDERS = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
 """Of the axes of query, key and value: heads first, the key's channels before its places."""
+CODED = 10
+"""Of the inputs of ``ChunkedAttention``'s operator: which chunks have codes."""
 FOLDER = Path(__file__).parents[1] / "artifacts/passes"
 
 
@@ -76,6 +79,11 @@ VARIANTS: Mapping[str, Variant] = {
         lambda network: spell_norms(fold_for_cpu(network, **CHUNKS)), spell_scans
     ),
     "chunks, biases added": Variant(partial(fold_for_cpu, **CHUNKS), spell_scans, ORT_PASSES),
+    "chunks, codes in all of them": Variant(
+        partial(fold_for_cpu, **CHUNKS, carries=True),
+        lambda model: spell_scans(code_all(model)),
+        ORT_PASSES,
+    ),
     **{
         f"chunks of {windows} and {groups}": Variant(
             partial(fold_for_cpu, windows=windows, groups=groups, carries=True),
@@ -149,6 +157,14 @@ def _spelt_attention(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     add("Reshape", add("Transpose", heads, perm=[0, 2, 1, 3]), "together")
     made[-1].output[0] = node.output[0]
     return made
+
+
+def code_all(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Let all chunks of shifted windows have codes, not only those at the border; in place."""
+    for node in model.graph.node:
+        if node.op_type == OPERATOR and len(node.input) > CODED:
+            node.input[CODED] = ""
+    return model
 
 
 @click.group()

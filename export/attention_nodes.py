@@ -2,12 +2,13 @@
 
 For onnxruntime it is a Scan over chunks with the operator Attention in its body: one head after the
 other, its logits in the cache. Under a mask it is an If with two Scans, since the mask is rarely
-anything but 0. OpenVINO makes one kernel of product, softmax and product by itself, so it gets
-these, of all chunks at once.
+anything but 0; where few chunks need their codes the body is an If. OpenVINO makes one kernel of
+product, softmax and product by itself, so it gets these, of all chunks at once.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,11 +65,32 @@ class _Nodes:
         self.node, self.weights = node, weights
         self.begin(node.output[0], node.name.rpartition("/")[0])
         self.constants: Arrays = {}
-        inputs = [*node.input, "", "", "", ""]
+        inputs = [*node.input, "", "", "", "", ""]
         self.tokens, self.q, self.k, self.v, self.q_bias, self.proj, self.proj_bias = inputs[:7]
-        self.bias, self.query, self.key, self.mask = inputs[7:11]
+        self.bias, self.query, self.key, self.coded, self.mask = inputs[7:12]
         self.heads: int = helper.get_node_attr_value(node, "heads")
+        self.codes: int = helper.get_node_attr_value(node, "codes")
         self.width = weights[self.q].shape[1]
+
+    def fitted(self) -> _Nodes:
+        """The same, its heads with room for codes if there are any."""
+        if not self.query:
+            return self
+        wide = copy.copy(self)
+        wide.width = self.width + self.heads * self.codes
+        for name in filter(lambda one: getattr(self, one), ("q", "k", "v", "q_bias", "proj")):
+            own = self.weights[getattr(self, name)]
+            heads = own.reshape(*own.shape[:-1], self.heads, -1)
+            room = np.zeros((*heads.shape[:-1], self.codes), own.dtype)
+            padded = np.concatenate((heads, room), -1).reshape(*own.shape[:-1], wide.width)
+            setattr(wide, name, self.constant(f"{getattr(self, name)}/wide", padded))
+        return wide
+
+    def without_codes(self) -> _Nodes:
+        """The same, of chunks that need none."""
+        plain = copy.copy(self)
+        plain.query = plain.key = ""
+        return plain
 
     def begin(self, output: str, scope: str) -> None:
         """Begin a graph that makes ``output``; no two graphs of a model may share a name."""
@@ -84,17 +106,17 @@ class _Nodes:
 
     def constant(self, name: str, values: object) -> str:
         """Take a constant, one for all that have its name."""
-        self.constants[name] = np.asarray(values)
+        self.constants[name] = self.weights[name] = np.asarray(values)
         return name
 
-    def linear(self, tokens: str, query: str, key: str) -> tuple[str, str, str]:
+    def linear(self) -> tuple[str, str, str]:
         """q, k and v of tokens, with their codes. n L C -> n L W each."""
-        queries = self.add("MatMul", tokens, self.q)
-        for added in filter(None, (self.q_bias, query)):
+        queries = self.add("MatMul", self.tokens, self.q)
+        for added in filter(None, (self.q_bias, self.query)):
             queries = self.add("Add", queries, added)
-        keys = self.add("MatMul", tokens, self.k)
-        keys = self.add("Add", keys, key) if key else keys
-        return queries, keys, self.add("MatMul", tokens, self.v)
+        keys = self.add("MatMul", self.tokens, self.k)
+        keys = self.add("Add", keys, self.key) if self.key else keys
+        return queries, keys, self.add("MatMul", self.tokens, self.v)
 
 
 def _scan(nodes: _Nodes) -> list[NodeProto]:
@@ -118,34 +140,54 @@ def _scan(nodes: _Nodes) -> list[NodeProto]:
 
 def _one_scan(nodes: _Nodes, output: str, scope: str, added: str) -> NodeProto:
     """added: to the logits of every chunk, or ""."""
-    nodes.begin(output, scope)
-    add, chunk = nodes.add, f"{output}/chunk"
-    query, key = nodes.query and f"{chunk}/query", nodes.key and f"{chunk}/key"
-    inputs = ((chunk, nodes.tokens), (query, nodes.query), (key, nodes.key))
-    fed = {inner: outer for inner, outer in inputs if outer}
-    attended = [*nodes.linear(chunk, query, key), *([added] if added else [])]
-    heads = {"q_num_heads": nodes.heads, "kv_num_heads": nodes.heads}
-    rows = add("Attention", *attended, scale=1.0, **heads)
-    rows = add("Reshape", rows, nodes.constant(f"attention/{nodes.width}", [-1, nodes.width]))
-    done = add("Gemm", rows, nodes.proj, nodes.proj_bias, transB=1)
-    body = GraphProto(name=scope, node=nodes.made, input=map(_value, fed), output=[_value(done)])
+    chunk, fed = copy.copy(nodes), {}
+    for name in ("tokens", "query", "key", "coded"):
+        outer = getattr(nodes, name)
+        if outer:
+            inner = f"{output}/chunk/{name}"
+            fed[inner] = outer
+            setattr(chunk, name, inner)
+    if chunk.coded:
+        branches = {}
+        for name, one in (("then_branch", chunk), ("else_branch", chunk.without_codes())):
+            one.begin(f"{output}/{name}", f"{scope}/{name}")
+            done = _attend(one.fitted(), added)
+            branches[name] = GraphProto(name=name, node=one.made, output=[_value(done)])
+        chunk.begin(output, scope)
+        done = chunk.add("If", chunk.coded, **branches)
+    else:
+        chunk.begin(output, scope)
+        done = _attend(chunk.fitted(), added)
+    kinds = [TensorProto.BOOL if name == chunk.coded else TensorProto.FLOAT for name in fed]
+    values = map(_value, fed, kinds)
+    body = GraphProto(name=scope, node=chunk.made, input=values, output=[_value(done)])
     scan = helper.make_node("Scan", list(fed.values()), [output], f"{scope}/Scan", body=body)
     scan.attribute.append(helper.make_attribute("num_scan_inputs", len(fed)))
     return scan
 
 
+def _attend(nodes: _Nodes, added: str) -> str:
+    """From the tokens of one chunk to projected tokens."""
+    add, heads = nodes.add, {"q_num_heads": nodes.heads, "kv_num_heads": nodes.heads}
+    attended = [*nodes.linear(), *([added] if added else [])]
+    rows = add("Attention", *attended, scale=1.0, **heads)
+    rows = add("Reshape", rows, nodes.constant(f"attention/{nodes.width}", [-1, nodes.width]))
+    return add("Gemm", rows, nodes.proj, nodes.proj_bias, transB=1)
+
+
 def _linear(nodes: _Nodes) -> list[NodeProto]:
     """Of chunks of one window or group."""
+    nodes = nodes.fitted()
     add, width = nodes.add, nodes.width
     axis = nodes.constant("attention/axis", [1])
-    tokens, query, key = (
+    nodes.tokens, nodes.query, nodes.key = (
         one and add("Squeeze", one, axis) for one in (nodes.tokens, nodes.query, nodes.key)
     )  # n L C
     shape = nodes.constant(f"attention/heads/{width}", [0, 0, nodes.heads, width // nodes.heads])
     orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
     queries, keys, values = (
         add("Transpose", add("Reshape", one, shape), perm=order)
-        for one, order in zip(nodes.linear(tokens, query, key), orders, strict=True)
+        for one, order in zip(nodes.linear(), orders, strict=True)
     )  # n heads L width, the keys transposed
     logits = add("MatMul", queries, keys)
     for added in filter(None, (nodes.bias, nodes.mask)):
@@ -188,5 +230,5 @@ def _spell(
     return spelt
 
 
-def _value(name: str) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+def _value(name: str, kind: int = TensorProto.FLOAT) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, None)

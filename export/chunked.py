@@ -8,6 +8,8 @@ a picture never holds more of them. The network is the same up to rounding.
 - A softmax over keys does not see what is the same for all keys: the keys' bias is dropped. Its
   rows sum to 1: the values' bias goes into the projection's. Weights that hold the biases already
   (``biases.carry_norm_biases``) have none.
+- Of shifted windows those at the border come last. Only their chunks need the codes of the mask,
+  and heads that are wider for them.
 
 The tracer writes one operator for each attention; ``attention_nodes`` spells it for each runtime.
 """
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ppsr.models.attention import WindowAttention, Windows
-from ppsr.models.category import Groups
+from ppsr.models.category import Groups, category_order, category_rank
 from ppsr.models.category_attention import CategoryAttention
 
 DOMAIN, OPERATOR = "ppsr", "ChunkedAttention"
@@ -40,24 +42,19 @@ class ChunkedAttention(nn.Module):
         factor: float | Tensor,
         codes: int = 0,
     ) -> None:
-        """``factor``: on the queries; ``codes``: channels of each head for those of a mask."""
+        """factor: on the queries; codes: channels that a mask adds to each head, if it has any."""
         super().__init__()
         channels = wqkv.in_features
         self.heads, self.depth, self.codes = heads, channels // heads, codes
-        q, k, v = (
-            F.pad(one, (0, codes)).reshape(-1, heads * (self.depth + codes))
-            for one in wqkv.weight.t().reshape(channels, 3, heads, self.depth).unbind(1)
-        )
-        self.q, self.k, self.v = (nn.Parameter(one) for one in (q * factor, k, v))
+        q, k, v = wqkv.weight.t().chunk(3, 1)
+        self.q, self.k, self.v = (nn.Parameter(one.contiguous()) for one in (q * factor, k, v))
         self.bias: nn.Parameter | None = None
-        self.proj = nn.Linear(heads * (self.depth + codes), channels).to(proj.weight)
-        columns = proj.weight.reshape(channels, heads, self.depth)
-        self.proj.weight.copy_(F.pad(columns, (0, codes)).flatten(1))
-        self.proj.bias.copy_(proj.bias)
+        self.proj = nn.Linear(channels, channels).to(proj.weight)
+        self.proj.load_state_dict(proj.state_dict())
         if wqkv.bias is not None:
-            q_bias, _, v_bias = wqkv.bias.reshape(3, heads, self.depth)
-            self.bias = nn.Parameter(F.pad(q_bias * factor, (0, codes)).flatten())
-            self.proj.bias.add_(proj.weight @ v_bias.flatten())
+            q_bias, _, v_bias = wqkv.bias.reshape(3, channels)
+            self.bias = nn.Parameter((q_bias * factor).flatten())
+            self.proj.bias.add_(proj.weight @ v_bias)
 
     def forward(
         self,
@@ -65,12 +62,14 @@ class ChunkedAttention(nn.Module):
         bias: Tensor | None = None,
         query: Tensor | None = None,
         key: Tensor | None = None,
+        coded: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
         """tokens: n c L C; bias: 1 heads L L; codes: n c L W; mask: L L, if any -> n*c*L C.
 
-        W: the channels of all heads. The mask is added to the logits of each window or group; it
-        is mostly 0.
+        W: the channels of all heads, with those for codes. coded: bool n, the chunks whose codes do
+        not come to 0 everywhere; None: all. The mask is added to the logits of each window or
+        group; it is mostly 0.
         """
         if not torch.compiler.is_exporting():
             return self.attend(tokens.flatten(0, 1), bias, _flat(query), _flat(key), mask)
@@ -78,8 +77,8 @@ class ChunkedAttention(nn.Module):
         weights = (self.q, self.k, self.v, self.bias, self.proj.weight, self.proj.bias)
         out: Tensor = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{OPERATOR}",
-            [tokens, *weights, bias, query, key, mask],
-            {"heads": self.heads},
+            [tokens, *weights, bias, query, key, coded, mask],
+            {"heads": self.heads, "codes": self.codes},
             dtype=tokens.dtype,
             shape=(count, chunk * length, channels),
             version=1,
@@ -102,17 +101,23 @@ class ChunkedAttention(nn.Module):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Windows or groups: c L C, codes c L W -> c*L C. As ``attention_nodes`` spells it."""
-        q, k, v = x @ self.q, x @ self.k, x @ self.v  # c L W
-        for added in (self.bias, query):
-            q = q if added is None else q + added
-        k = k if key is None else k + key
-        q, k, v = (one.reshape(*one.shape[:2], self.heads, -1).transpose(1, 2) for one in (q, k, v))
-        logits = q @ k.transpose(-2, -1)  # c heads L L
+        q, k, v = (x @ weight for weight in (self.q, self.k, self.v))  # c L C
+        q = q if self.bias is None else q + self.bias
+        q, k, v = (self._heads(one) for one in (q, k, v))
+        if query is not None and key is not None:
+            q, k = (
+                F.pad(one, (0, self.codes)) + self._heads(code)
+                for one, code in ((q, query), (k, key))
+            )
+        logits = q.transpose(1, 2) @ k.permute(0, 2, 3, 1)  # c heads L L
         for added in (bias, mask):
             logits = logits if added is None else logits + added
-        y = (logits.softmax(-1) @ v).transpose(1, 2)
+        y = (logits.softmax(-1) @ v.transpose(1, 2)).transpose(1, 2)
         out: Tensor = self.proj(y.reshape(-1, self.proj.in_features))
         return out
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.reshape(*x.shape[:-1], self.heads, -1)
 
 
 class ChunkedWindowAttention(nn.Module):
@@ -129,7 +134,10 @@ class ChunkedWindowAttention(nn.Module):
 
     def forward(self, u: Tensor, windows: Windows) -> Tensor:
         """u: 1 T C -> 1 T C."""
-        length = self.original.window**2
+        length, coded = self.original.window**2, None
+        if windows.border is not None and self.chunk > 1:  # OpenVINO takes all windows at once.
+            windows, border = border_last(windows)
+            coded = padded(border, self.chunk).reshape(-1, self.chunk).any(1)
         order = padded(windows.order, self.chunk * length)
         tokens = u.index_select(1, order).reshape(-1, self.chunk, length, u.shape[-1])
         query, key = (
@@ -137,7 +145,7 @@ class ChunkedWindowAttention(nn.Module):
             for code in (windows.query, windows.key)
         )
         bias = self.original.position_bias(windows.pairs)
-        y: Tensor = self.attention(tokens, bias, query, key)
+        y: Tensor = self.attention(tokens, bias, query, key, coded)
         return y.index_select(0, windows.rank).unsqueeze(0)
 
 
@@ -163,6 +171,18 @@ class ChunkedCategoryAttention(CategoryAttention):
         mask = None if groups.key is None else groups.key[0].reshape(-1).expand(self.group, -1)
         out: Tensor = self.attention(tokens, mask=mask)
         return out
+
+
+def border_last(windows: Windows) -> tuple[Windows, Tensor]:
+    """The same shifted windows in another order -> and which of them are at the border."""
+    border, query, key = windows.border, windows.query, windows.key
+    assert border is not None
+    assert query is not None
+    assert key is not None
+    order = category_order(category_rank(border.int().unsqueeze(1), 2))
+    tokens = windows.order.reshape(order.shape[0], -1).index_select(0, order).flatten()
+    query, key, border = (one.index_select(0, order) for one in (query, key, border))
+    return Windows(tokens, category_order(tokens), windows.pairs, query, key, border), border
 
 
 def padded(index: Tensor, multiple: int) -> Tensor:

@@ -31,6 +31,9 @@ class Windows(NamedTuple):
     """T/L 1 L 4: channels to append to queries, of windows of L tokens; None: no shift, no mask."""
     key: Tensor | None = None
     """T/L 1 L 4: channels to append to keys."""
+    border: Tensor | None = None
+    """bool T/L: the windows with tokens from both ends of the picture; the codes of all others come
+    to 0."""
 
 
 def plain_windows(height: int, width: int, window: int, like: Tensor) -> Windows:
@@ -55,7 +58,8 @@ def shifted_windows(height: int, width: int, window: int, like: Tensor) -> Windo
         codes.reshape(-1, 1, window * window, 4)
         for codes in (torch.cat((FAR * r, FAR - FAR * r), -1), torch.cat((1 - r, r), -1))
     )
-    return windows._replace(query=query, key=key)
+    border = r.reshape(-1, window * window * 2).amax(1) > 0
+    return windows._replace(query=query, key=key, border=border)
 
 
 def _axis(size: int, window: int, shift: int, like: Tensor) -> Tensor:

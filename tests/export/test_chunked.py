@@ -14,12 +14,14 @@ from ppsr.export.chunked import (
     ChunkedAttention,
     ChunkedCategoryAttention,
     ChunkedWindowAttention,
+    border_last,
     padded,
 )
 from ppsr.export.cpu_layer import ChunkedLayer, TokenFeedForward, fold_for_cpu
 from ppsr.export.tuning import RECIPES
 from ppsr.models import build
 from ppsr.models.atd import ATD, Layer
+from ppsr.models.attention import shifted_windows
 from ppsr.models.config import PurePass
 from ppsr.runtime.artefact import Tuning
 
@@ -165,17 +167,10 @@ def test_biases_that_the_norm_carries_are_noticed(
     assert (folded(picture) - wanted).abs().max() > 1e-8
 
 
-@torch.no_grad()
-def test_the_spare_channels_hold_nothing_but_codes(network: Callable) -> None:
-    """Only shifted windows have any."""
+def test_only_shifted_windows_have_codes(network: Callable) -> None:
     for layer in layers(fold_for_cpu(network())):
-        attention = layer.attn_win.attention
         assert layer.attn_aca.attention.codes == 0
-        assert attention.codes == (4 if layer.shifted else 0)
-        for weight in (attention.q, attention.k, attention.v, attention.bias[None]):
-            heads = weight.unflatten(1, (4, 12 + attention.codes))
-            assert (heads[..., 12:] == 0).all()
-        assert (attention.proj.weight.unflatten(1, (4, -1))[..., 12:] == 0).all()
+        assert layer.attn_win.attention.codes == (4 if layer.shifted else 0)
 
 
 @torch.no_grad()
@@ -188,6 +183,24 @@ def test_codes_are_cut_behind_the_channels_of_each_head(network: Callable) -> No
     assert heads[:, :, 0, 3, 12].flatten().tolist() == [1, 2, 3, 4, 5, 5, 5, 5]
     assert (heads[..., 12:] != 0).all()
     assert (heads[..., :12] == 0).all()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 64), (64, 16), (48, 80)])
+def test_windows_at_the_border_come_last(size: tuple[int, int]) -> None:
+    """Windows that begin with tokens from the other end; what each token is told stays the same."""
+    height, width = size
+    before = shifted_windows(height, width, 16, torch.zeros(()))
+    after, border = border_last(before)
+    assert after.border is border
+    tokens = after.order.reshape(-1, 256)
+    apart = [bool(one[0] != one.min()) for one in tokens]
+    assert border.tolist() == apart == sorted(apart)
+    assert border.sum() == height // 16 + width // 16 - 1
+    assert after.order[after.rank].tolist() == [*range(height * width)]
+    for old, new in ((before.query, after.query), (before.key, after.key)):
+        assert torch.equal(old.reshape(-1, 4)[before.rank], new.reshape(-1, 4)[after.rank])
+    mask = (after.query @ after.key.transpose(-2, -1)).flatten(1)
+    assert (mask != 0).any(1).tolist() == apart
 
 
 @torch.no_grad()
