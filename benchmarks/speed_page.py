@@ -47,6 +47,7 @@ STEPS = {
     "chunks, attention spelt out": "that, with product, softmax and product instead of Attention",
     "chunks, norms spelt out": "that, with norms spelt out instead of LayerNormalization",
     "chunks, biases added": "that, with the surgery for onnxruntime",
+    "chunks, codes in all of them": "chunks of 4 and 8 as below, all shifted windows masked",
 }
 """Those of several chunk sizes are called by them."""
 
@@ -76,7 +77,9 @@ verified like any other.
   tokens to their projected tokens, and in it ONNX's own Attention (opset 23) takes one head after
   the other, so that logits stay in the cache; a picture never holds more of them, and needs a
   fraction of the memory. Fewer tokens than a group of 128 has places need a mask, and pure tokens
-  get the window attention's output back: pictures that need neither take branches without.
+  get the window attention's output back: pictures that need neither take branches without. Shifted
+  windows need their mask, and heads wider for it, at the border alone: those windows come last, and
+  the chunks before them go without.
 - OpenVINO makes one kernel of product, bias, softmax and product by itself. It gets linear layers
   that it has in BF16, maps with their channels last, and no ArgMax, which it has as a TopK.
 - In both, tokens are gathered before q, k and v are made of them (48 channels, not 192), the bias

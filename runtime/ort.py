@@ -32,6 +32,18 @@ ERRORS: tuple[type[Exception], ...] = (
 )
 """What onnxruntime raises: its own exceptions have no common base."""
 
+NOTHING_TO_FIND = (
+    *("Level1_RuleBasedTransformer", "Level2_RuleBasedTransformer", "TransposeOptimizer"),
+    *("CommonSubexpressionElimination", "ConstantSharing", "MatMulAddFusion", "ReshapeFusion"),
+    *("AttentionFusion", "EmbedLayerNormFusion", "SkipLayerNormFusion", "BiasSkipLayerNormFusion"),
+    *("LayerNormFusionL1", "LayerNormFusionL2", "SimplifiedLayerNormFusion", "BiasDropoutFusion"),
+    *("GeluFusionL1", "GeluFusionL2", "FastGeluFusion", "QuickGeluFusion", "BiasGeluFusion"),
+    *("MatmulTransposeFusion", "MatMulScaleFusion", "MatMulActivationFusion", "BiasSoftmaxFusion"),
+    *("GemmActivationFusion", "GatherToSliceFusion", "GatherToSplitFusion"),
+)
+"""onnxruntime's optimisers that our graphs, surgery done, have no use for on a CPU. Each looks
+through every body of every Scan, together for a third of the time that it takes to load a file."""
+
 NO_CUDA = (
     "CUDA was asked for, but {reason}; install an NVIDIA driver and ppsr[gpu], or use --device cpu"
 )
@@ -160,7 +172,13 @@ def open_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         source = model if isinstance(model, bytes) else str(model)
-        return ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
+        return ort.InferenceSession(
+            source,
+            options,
+            providers=providers,
+            enable_fallback=0,
+            disabled_optimizers=NOTHING_TO_FIND if list(providers) == [CPU] else None,
+        )
     except ERRORS as error:
         if len(providers) > 1:
             return open_session(model, [CPU], threads, optimise)

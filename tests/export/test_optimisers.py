@@ -1,0 +1,52 @@
+"""onnxruntime's optimisers that are left out on a CPU: our graphs give them nothing to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import AttributeProto, GraphProto
+
+from ppsr.runtime.artefact import ACTIVE, INPUT
+from ppsr.runtime.ort import CPU, FATAL, NOTHING_TO_FIND
+
+TUNINGS = pytest.mark.parametrize("tuning", ["any", "onnxruntime"])
+
+
+def operators(graph: GraphProto) -> Iterator[str]:
+    """Those in bodies and branches too."""
+    for node in graph.node:
+        yield node.op_type
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from operators(attribute.g)
+
+
+@TUNINGS
+def test_they_have_nothing_to_find(
+    tmp_path: Path, graph: Callable, photo: Callable, tuning: str
+) -> None:
+    """But for what works on a dictionary or on one number."""
+    source = graph("tiny", "routed", tuning=tuning)[0].SerializeToString()
+    image = np.float32(photo("coffee", 48, 64).transpose(2, 0, 1)[None] / 255)
+    feed = {INPUT: image, ACTIVE: np.arange(0, 48 * 64, 2)}
+    counts, outputs = [], []
+    for left_out in (None, NOTHING_TO_FIND):
+        options = ort.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = FATAL, 1
+        options.optimized_model_filepath = str(tmp_path / f"{len(counts)}.onnx")
+        session = ort.InferenceSession(
+            source, options, providers=[CPU], disabled_optimizers=left_out
+        )
+        outputs.append(session.run(None, feed)[0])
+        optimised = onnx.load(options.optimized_model_filepath)
+        counts.append(Counter(operators(optimised.graph)))
+    np.testing.assert_allclose(*outputs, rtol=0, atol=1e-6)
+    assert set(counts[0] - counts[1]) <= {"FusedMatMul"}
+    more = set(counts[1] - counts[0])
+    assert more <= {"MatMul", "Transpose", "Less", "ReduceMin", "Add", "Expand"}
