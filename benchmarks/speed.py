@@ -42,6 +42,7 @@ import pyvips
 import torch
 
 from ppsr.calibration.photo import sample_photo
+from ppsr.export.attention_nodes import bodies
 from ppsr.models import purity_mask
 from ppsr.models.flops import multiply_adds
 from ppsr.models.pure_pass import active_tokens
@@ -175,12 +176,7 @@ def sizes(models: Path, runs: int) -> None:
 def ceiling(models: Path, runs: int) -> None:
     """Sum up what AC-MSA takes of the dense network: more than that masking cannot save."""
     path = models / f"{STEM}_onnxruntime.onnx".replace("pp-", "")
-    inside = {
-        inner.name
-        for node in onnx.load(path).graph.node
-        for attribute in node.attribute
-        for inner in attribute.g.node
-    }
+    inside = {node.name for body in bodies(onnx.load(path).graph) for node in body.node}
     options = onnxruntime.SessionOptions()
     options.enable_profiling = True
     crop = crop_of_photo(SIZE, CORNER)

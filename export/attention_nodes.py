@@ -40,7 +40,7 @@ def share_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     shared = onnx.ModelProto()
     shared.CopyFrom(model)
     known = {tensor.name for tensor in shared.graph.initializer}
-    for body in _bodies(shared.graph):
+    for body in bodies(shared.graph):
         for tensor in body.initializer:
             if tensor.name not in known:
                 shared.graph.initializer.append(tensor)
@@ -49,13 +49,13 @@ def share_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return shared
 
 
-def _bodies(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graphs in its nodes, and those in theirs."""
+def bodies(graph: GraphProto) -> Iterator[GraphProto]:
+    """Find the graphs in its nodes, and those in theirs."""
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 yield attribute.g
-                yield from _bodies(attribute.g)
+                yield from bodies(attribute.g)
 
 
 class _Nodes:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from ppsr.export.attention_nodes import share_weights, spell_linear, spell_scans
+from ppsr.export.attention_nodes import bodies, share_weights, spell_linear, spell_scans
 from ppsr.export.chunked import DOMAIN, OPERATOR, ChunkedAttention
 from ppsr.export.openvino_surgery import CATEGORY
 from ppsr.export.options import ATTENTION_OPSET
@@ -36,15 +36,6 @@ SPELLINGS = pytest.mark.parametrize(
 )
 ATTENTIONS = [f"{layer}.{kind}.attention" for layer in (0, 1) for kind in ("attn_win", "attn_aca")]
 WEIGHTS = ("q", "k", "v", "bias", "proj.weight", "proj.bias")
-
-
-def bodies(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graphs inside nodes."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield attribute.g
-                yield from bodies(attribute.g)
 
 
 def operators(graph: GraphProto) -> Counter[str]:
