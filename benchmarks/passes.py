@@ -1,6 +1,6 @@
 """What each step of the graphs for CPUs is worth, and what was tried and is not in them.
 
-    python benchmarks/passes.py make        # traces, into artifacts/passes (6 minutes)
+    python benchmarks/passes.py make        # traces, into artifacts/passes (minutes)
     python benchmarks/passes.py measure     # adds "passes" to benchmarks/results/speed.json
 
 Every variant is run on one crop of the sample photo, in turns with all others of its runtime. The

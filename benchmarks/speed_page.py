@@ -91,7 +91,7 @@ verified like any other.
 ## Against the official code and against arithmetic
 
 {height} x {width}, {100 * versus["pure"]:.0f} % pure, FP32 unless said. Arithmetic alone: the
-masked network's {versus["multiply_adds"] / 1e9:.1f} G multiply-adds (dense:
+published masked network's {versus["multiply_adds"] / 1e9:.1f} G multiply-adds (dense:
 {versus["dense_multiply_adds"] / 1e9:.1f} G) at the rate of a product of two matrices of
 {versus["gemm"]} x {versus["gemm"]} in FP32, measured in the same rounds:
 {_rate(versus):.0f} GFLOP/s.
@@ -112,7 +112,7 @@ Where the dense network's time goes (onnxruntime, its own profile): {_ceiling(ce
 Masked against dense, both exported alike, {height} x {width}, by share of pure pixels: masks
 made of random 8 x 8 windows on one crop, and crops of photos of B100 with their own. Routing is
 included. Beside the saving of time stands that of multiply-adds: as the papers count them, and of
-all that are done.
+all that the networks do in torch, masks included.
 
 {chr(10).join(_curve(name, content) for name, content in curves.items())}
 AC-MSA takes {100 * ceiling["attn_aca"]:.0f} % of the dense network's time: no mask can save more.
@@ -135,7 +135,7 @@ encoding): {_start(figures["start"])}.
 
 Variants of the graph on the crop above, in turns; times as fast as the graph for any runtime. The
 surgery for onnxruntime: one-hot rows gathered, biases in Gemm, nothing scattered where all tokens
-are active. Rows with two sizes of chunks alone have it, and biases carried by norms: the graph as
+are active. Rows with two sizes of chunks have it, and biases carried by norms: the graph as
 exported, with so many windows and groups in a chunk.
 
 {_passes(figures["passes"])}

@@ -44,19 +44,13 @@ def atd_multiply_adds(config: Config, height: int, width: int, active: int | Non
     network does. Raises ValueError for ``active`` outside 0 to H W of the padded picture.
     """
     c, d, r = config.channels, config.dictionary, config.reduced
-    n = (math.ceil(height / GRID) * GRID) * (math.ceil(width / GRID) * GRID)
-    if active is not None and not 0 <= active <= n:
-        raise ValueError(f"expected 0 to {n} active tokens, got {active}")
-    routed = n if active is None else active
-    grouped = max(1, math.ceil(routed / config.group)) * config.group
-    # The masks ride on the inner products as extra channels: 4 in shifted windows, 1 in groups.
-    window = (2 * c + 4 * config.heads / 2) * config.window**2 * n + c * c * n
+    n, routed, grouped = _tokens(config, height, width, active)
+    window = 2 * c * config.window**2 * n + c * c * n
     once = 0
     if config.ratio is not None:
         window = sum(camixer_multiply_adds(config, n).values())
         once = global_predictor_multiply_adds(config, n)
-    key_channel = 0 if active is None else config.heads
-    category = (2 * c + key_channel) * config.group * grouped + c * c * routed
+    category = 2 * c * config.group * grouped + c * c * routed
     dictionary = (c * r + r * d + d * c) * n + d * c * (r + c)
     feed_forward = (c * config.hidden * 2 + config.hidden * config.kernel**2) * n
     layer = 3 * c * c * n + window + category + dictionary + feed_forward
@@ -65,4 +59,26 @@ def atd_multiply_adds(config: Config, height: int, width: int, active: int | Non
     refined = layers - len(config.depths)
     convolutions = 9 * n * (3 * c + (len(config.depths) + 1) * c * c + c * 3 * config.scale**2)
     mask = 3 * len(config.pure_pass.centres) * n if config.pure_pass and active is not None else 0
-    return round(layers * layer + refined * refine + convolutions + mask + once)
+    codes = atd_code_multiply_adds(config, height, width, active)
+    return round(layers * layer + codes + refined * refine + convolutions + mask + once)
+
+
+def atd_code_multiply_adds(config: Config, height: int, width: int, active: int | None) -> int:
+    """Count, of ``atd_multiply_adds``, the masks that ride on inner products as extra channels.
+
+    4 in shifted windows, which are every other layer's, 1 in groups of active tokens. The published
+    network has none of them: it adds its masks to the logits. Raises as ``atd_multiply_adds``.
+    """
+    n, _, grouped = _tokens(config, height, width, active)
+    windows = 0 if config.ratio is not None else 4 * config.window**2 * n // 2
+    groups = 0 if active is None else config.group * grouped
+    return sum(config.depths) * config.heads * (windows + groups)
+
+
+def _tokens(config: Config, height: int, width: int, active: int | None) -> tuple[int, int, int]:
+    """All of the padded picture, those that are routed, and the places of their groups."""
+    n = (math.ceil(height / GRID) * GRID) * (math.ceil(width / GRID) * GRID)
+    if active is not None and not 0 <= active <= n:
+        raise ValueError(f"expected 0 to {n} active tokens, got {active}")
+    routed = n if active is None else active
+    return n, routed, max(1, math.ceil(routed / config.group)) * config.group

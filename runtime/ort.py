@@ -32,7 +32,7 @@ ERRORS: tuple[type[Exception], ...] = (
 )
 """What onnxruntime raises: its own exceptions have no common base."""
 
-NOTHING_TO_FIND = (
+LEFT_OUT = (
     *("Level1_RuleBasedTransformer", "Level2_RuleBasedTransformer", "TransposeOptimizer"),
     *("CommonSubexpressionElimination", "ConstantSharing", "MatMulAddFusion", "ReshapeFusion"),
     *("AttentionFusion", "EmbedLayerNormFusion", "SkipLayerNormFusion", "BiasSkipLayerNormFusion"),
@@ -41,8 +41,8 @@ NOTHING_TO_FIND = (
     *("MatmulTransposeFusion", "MatMulScaleFusion", "MatMulActivationFusion", "BiasSoftmaxFusion"),
     *("GemmActivationFusion", "GatherToSliceFusion", "GatherToSplitFusion"),
 )
-"""onnxruntime's optimisers that our graphs, surgery done, have no use for on a CPU. Each looks
-through every body of every Scan, together for a third of the time that it takes to load a file."""
+"""onnxruntime's optimisers that gain nothing on a CPU: in our graphs, surgery done, they find little
+or nothing. Each looks through every body of every Scan, while a user waits."""
 
 NO_CUDA = (
     "CUDA was asked for, but {reason}; install an NVIDIA driver and ppsr[gpu], or use --device cpu"
@@ -177,7 +177,7 @@ def open_session(
             options,
             providers=providers,
             enable_fallback=0,
-            disabled_optimizers=NOTHING_TO_FIND if list(providers) == [CPU] else None,
+            disabled_optimizers=LEFT_OUT if list(providers) == [CPU] else None,
         )
     except ERRORS as error:
         if len(providers) > 1:

@@ -1,4 +1,4 @@
-"""onnxruntime's optimisers that are left out on a CPU: our graphs give them nothing to do."""
+"""onnxruntime's optimisers that are left out on a CPU: ATD's graphs give them nothing to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnx import GraphProto
 
 from ppsr.export.attention_nodes import bodies
 from ppsr.runtime.artefact import ACTIVE, INPUT
-from ppsr.runtime.ort import CPU, FATAL, NOTHING_TO_FIND
+from ppsr.runtime.ort import CPU, FATAL, LEFT_OUT
 
 TUNINGS = pytest.mark.parametrize("tuning", ["any", "onnxruntime"])
 
@@ -25,7 +25,7 @@ def operators(graph: GraphProto) -> Counter[str]:
 
 
 @TUNINGS
-def test_they_have_nothing_to_find(
+def test_they_find_nothing_that_counts(
     tmp_path: Path, graph: Callable, photo: Callable, tuning: str
 ) -> None:
     """But for what works on a dictionary or on one number."""
@@ -33,7 +33,7 @@ def test_they_have_nothing_to_find(
     image = np.float32(photo("coffee", 48, 64).transpose(2, 0, 1)[None] / 255)
     feed = {INPUT: image, ACTIVE: np.arange(0, 48 * 64, 2)}
     counts, outputs = [], []
-    for left_out in (None, NOTHING_TO_FIND):
+    for left_out in (None, LEFT_OUT):
         options = ort.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = FATAL, 1
         options.optimized_model_filepath = str(tmp_path / f"{len(counts)}.onnx")
