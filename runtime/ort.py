@@ -41,8 +41,8 @@ LEFT_OUT = (
     *("MatmulTransposeFusion", "MatMulScaleFusion", "MatMulActivationFusion", "BiasSoftmaxFusion"),
     *("GemmActivationFusion", "GatherToSliceFusion", "GatherToSplitFusion"),
 )
-"""onnxruntime's optimisers that gain nothing on a CPU: in our graphs, surgery done, they find little
-or nothing. Each looks through every body of every Scan, while a user waits."""
+"""onnxruntime's optimisers that gain nothing on a CPU: in our graphs, surgery done, they find
+little. Each looks through every body of every Scan, while a user waits."""
 
 NO_CUDA = (
     "CUDA was asked for, but {reason}; install an NVIDIA driver and ppsr[gpu], or use --device cpu"
