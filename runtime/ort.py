@@ -15,7 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 
 from ppsr.models.errors import NO_MEMORY, ArtefactError, BackendUnavailable, PpsrError
 
-from .artefact import Artefact
+from .artefact import INPUT, Artefact
 from .backend import Arrays, Closing, Device, require_options
 from .files import require_readable
 from .sidecar import ShapeRange
@@ -89,6 +89,7 @@ class OrtBackend(Closing):
                 f"got {', '.join(found)}"
             )
         self._session: Any | None = session
+        self._size: tuple[int, ...] | None = None
         self._worker = ThreadPoolExecutor(1)
 
     def run(self, feed: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -100,10 +101,12 @@ class OrtBackend(Closing):
             raise PpsrError("this model is closed")
         options = ort.RunOptions()
         options.log_severity_level = FATAL
-        if self.device == "CPU":
-            # Else memory grows over hundreds of tiles, none of which has as many active tokens as
-            # another.
+        size = feed[INPUT].shape
+        if self.device == "CPU" and self._size not in (None, size):
+            # The arena's blocks fit what comes next only where that is of the same size, as tiles
+            # are. Then it keeps them: to ask the system for memory in each run takes time.
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._size = size
         try:
             names = self.artefact.outputs
             future = self._worker.submit(self._session.run, names, dict(feed), options)
