@@ -23,7 +23,7 @@ from speed import CORNER, SIZE, crop_of_photo, record, timed
 from torch import Tensor, nn
 
 from ppsr.export import tuning
-from ppsr.export.attention_nodes import share_weights, spell_linear, spell_scans
+from ppsr.export.attention_nodes import INPUTS, share_weights, spell_linear, spell_scans
 from ppsr.export.chunked import OPERATOR
 from ppsr.export.compose import write_metadata
 from ppsr.export.cpu_layer import fold_for_cpu
@@ -46,8 +46,6 @@ from ppsr.runtime.upscaler import Upscaler
 
 ORDERS = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
 """Of the axes of query, key and value: heads first, the key's channels before its places."""
-CODED = 10
-"""Of the inputs of ``ChunkedAttention``'s operator: which chunks have codes."""
 FOLDER = Path(__file__).parents[1] / "artifacts/passes"
 
 
@@ -161,9 +159,10 @@ def _spelt_attention(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 def code_all(model: onnx.ModelProto) -> onnx.ModelProto:
     """Let all chunks of shifted windows have codes, not only those at the border; in place."""
+    coded = INPUTS.index("coded")
     for node in model.graph.node:
-        if node.op_type == OPERATOR and len(node.input) > CODED:
-            node.input[CODED] = ""
+        if node.op_type == OPERATOR and len(node.input) > coded:
+            node.input[coded] = ""
     return model
 
 

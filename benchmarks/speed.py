@@ -7,13 +7,15 @@
     PYTHONPATH=../oracle python benchmarks/speed.py versus
     python benchmarks/speed.py start
     python benchmarks/speed.py sizes
+    python benchmarks/speed.py memory
     ppsr-export --scale 2 --form routed --target onnxruntime --model atd-light
     python benchmarks/speed.py ceiling
 
 ``versus``: every contestant runs once in each round, with a product of two large matrices beside
 them: its rate, and the network's multiply-adds, say how long arithmetic alone takes. ``start``:
 what ppsr-run adds to the network's own time, from the command to the picture. ``sizes``: time per
-pixel and memory from 128 x 128 to 2048 x 2048. Each writes its part of
+pixel and memory from 128 x 128 to 2048 x 2048. ``memory``: what a run gains where the one before it
+left its memory. Each writes its part of
 ``benchmarks/results/speed.json``, from which ``speed_page.py`` makes docs/performance.md.
 """
 
@@ -48,11 +50,12 @@ from ppsr.models.atd_flops import atd_code_multiply_adds, atd_multiply_adds
 from ppsr.models.pure_pass import active_tokens
 from ppsr.models.registry import config_for
 from ppsr.runtime import bench
-from ppsr.runtime.bench.timing import Sample, Timing, in_turns
+from ppsr.runtime.bench.timing import Sample, Timing, in_turns, summarise
 from ppsr.runtime.command import reports_errors
 from ppsr.runtime.files import write_atomically
 from ppsr.runtime.open_model import open_model
 from ppsr.runtime.tiles import OVERLAP, WHOLE, Tiling
+from ppsr.runtime.upscaler import Upscaler
 
 ROOT = Path(__file__).parents[1]
 TARGET = ROOT / "benchmarks/results/speed.json"
@@ -68,6 +71,7 @@ CONTESTANTS = {
     "for OpenVINO, OpenVINO in BF16": f"{STEM}_openvino.onnx@openvino-bf16",
 }
 SIZED = ("for onnxruntime, onnxruntime", "for OpenVINO, OpenVINO in BF16")
+KEPT = ("for any runtime, onnxruntime", "for onnxruntime, onnxruntime")
 SQUARES = (128, 256, 512, 1024, 2048)
 WHOLE_UP_TO = 512
 TILE = WHOLE_UP_TO + OVERLAP
@@ -171,6 +175,25 @@ def sizes(models: Path, runs: int) -> None:
 
 
 @main.command()
+@click.option("--runs", default=15, show_default=True)
+@click.pass_obj
+@reports_errors
+def memory(models: Path, runs: int) -> None:
+    """Time runs of onnxruntime that ask for memory and give it back, and runs that have it."""
+    crop, rows = crop_of_photo(SIZE, CORNER), {}
+    for name in KEPT:
+        up = open_model(str(models / CONTESTANTS[name]))
+        # The first run of another size than the last gives all memory back, so the third has it.
+        calls = [partial(_nth_of_its_size, up, crop, nth) for nth in (1, 3)]
+        asks, has = (Timing(samples) for samples in in_turns(calls, runs, [1, 1]))
+        rows[name] = {
+            "milliseconds": asdict(asks.milliseconds),
+            "saving": asdict(summarise(has.savings(asks))),
+        }
+    record("memory", rows)
+
+
+@main.command()
 @click.option("--runs", default=5, show_default=True)
 @click.pass_obj
 @reports_errors
@@ -223,6 +246,14 @@ def _products(name: str, active: int | None) -> int:
     """Count the published network, which adds its masks: ours has them as channels too."""
     config = config_for(name, 2)
     return atd_multiply_adds(config, *SIZE, active) - atd_code_multiply_adds(config, *SIZE, active)
+
+
+def _nth_of_its_size(up: Upscaler, rgb: Rgb, nth: int) -> Sample:
+    """Upscale a small crop, and then all of it so many times -> what the last one took."""
+    up.upscale(rgb[:64, :64], tiling=WHOLE)
+    for _ in range(nth - 1):
+        up.upscale(rgb, tiling=WHOLE)
+    return timed(partial(up.upscale, rgb, tiling=WHOLE))
 
 
 def timed(run: Callable[[], Any]) -> Sample:

@@ -126,6 +126,9 @@ above: microseconds per pixel, and the most memory of a process that does nothin
 
 {_sizes(figures["sizes"])}
 
+onnxruntime keeps the memory of a run for the next one of the same size, as tiles and pictures of a
+camera have it: of a crop of {height} x {width} {_memory(figures["memory"])} of the time.
+
 ## From the command to the picture
 
 What `ppsr-run` adds to the network's own time on a PNG of 512 x 512 (imports, session, decoding,
@@ -143,7 +146,7 @@ exported, with so many windows and groups in a chunk.
 ## How it was measured
 
 ```
-python benchmarks/speed.py versus | start | sizes | ceiling
+python benchmarks/speed.py versus | start | sizes | memory | ceiling
 python benchmarks/passes.py make && python benchmarks/passes.py measure
 {_command(figures["bf16"])}
 {chr(10).join(_command(content) for content in curves.values())}
@@ -245,6 +248,11 @@ def _sizes(rows: list[dict[str, Any]]) -> str:
         )
         lines.append(f"| {name} |" + "".join(cells))
     return "\n".join(lines)
+
+
+def _memory(content: Mapping[str, Any]) -> str:
+    saved = ((name, 100 * row["saving"]["median"]) for name, row in content.items())
+    return "that saves " + ", ".join(f"{share:.1f} % ({name})" for name, share in saved)
 
 
 def _start(content: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,11 @@ from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from .chunked import DOMAIN, OPERATOR
 
 Arrays = dict[str, npt.NDArray[np.float32]]
+INPUTS: Final = (
+    *("tokens", "q", "k", "v", "q_bias", "proj", "proj_bias"),
+    *("bias", "query", "key", "coded", "mask"),
+)
+"""Of the operator, in order; see ``ChunkedAttention.forward``. What is not given is ""."""
 
 
 def spell_scans(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -65,9 +70,9 @@ class _Nodes:
         self.node, self.weights = node, weights
         self.begin(node.output[0], node.name.rpartition("/")[0])
         self.constants: Arrays = {}
-        inputs = [*node.input, "", "", "", "", ""]
-        self.tokens, self.q, self.k, self.v, self.q_bias, self.proj, self.proj_bias = inputs[:7]
-        self.bias, self.query, self.key, self.coded, self.mask = inputs[7:12]
+        given = [*node.input, *[""] * (len(INPUTS) - len(node.input))]
+        self.tokens, self.q, self.k, self.v, self.q_bias, self.proj, self.proj_bias = given[:7]
+        self.bias, self.query, self.key, self.coded, self.mask = given[7:]
         self.heads: int = helper.get_node_attr_value(node, "heads")
         self.codes: int = helper.get_node_attr_value(node, "codes")
         self.width = weights[self.q].shape[1]
