@@ -114,6 +114,10 @@ class _Nodes:
         self.constants[name] = self.weights[name] = np.asarray(values)
         return name
 
+    def projection(self) -> str:
+        """Its weights as a product takes them. W C."""
+        return self.constant(f"{self.proj}/linear", self.weights[self.proj].T)
+
     def linear(self) -> tuple[str, str, str]:
         """q, k and v of tokens, with their codes. n L C -> n L W each."""
         queries = self.add("MatMul", self.tokens, self.q)
@@ -177,7 +181,9 @@ def _attend(nodes: _Nodes, added: str) -> str:
     attended = [*nodes.linear(), *([added] if added else [])]
     rows = add("Attention", *attended, scale=1.0, **heads)
     rows = add("Reshape", rows, nodes.constant(f"attention/{nodes.width}", [-1, nodes.width]))
-    return add("Gemm", rows, nodes.proj, nodes.proj_bias, transB=1)
+    if nodes.proj_bias:
+        return add("Gemm", rows, nodes.proj, nodes.proj_bias, transB=1)
+    return add("MatMul", rows, nodes.projection())
 
 
 def _linear(nodes: _Nodes) -> list[NodeProto]:
@@ -200,8 +206,7 @@ def _linear(nodes: _Nodes) -> list[NodeProto]:
     heads = add("MatMul", add("Softmax", logits, axis=-1), values)
     together = add("Transpose", heads, perm=[0, 2, 1, 3])
     rows = add("Reshape", together, nodes.constant(f"attention/tokens/{width}", [0, 0, width]))
-    weight = nodes.constant(f"{nodes.proj}/linear", nodes.weights[nodes.proj].T)
-    add("Add", add("MatMul", rows, weight), nodes.proj_bias)
+    add("Add", add("MatMul", rows, nodes.projection()), nodes.proj_bias)
     nodes.made[-1].output[0] = nodes.node.output[0]
     return nodes.made
 

@@ -3,6 +3,9 @@
 TensorRT's parser makes two layers of a bias, onnxruntime a pass over every token. What follows a
 softmax needs neither: its rows sum to 1, so they pass a constant on. Nor does what follows a norm:
 its channels sum to 0, so one of them is free to hold a constant. Exact, up to rounding.
+
+onnxruntime writes a product's bias with one thread, before two or more work on it: where they are
+far from each other, on two complexes of cores, that takes as long as the product.
 """
 
 from __future__ import annotations
@@ -49,6 +52,29 @@ def _carried(linear: nn.Linear) -> nn.Linear:
     weight = linear.weight - linear.weight[:, -1:]
     weight[:, -1] = linear.bias
     return without_bias(weight)
+
+
+@torch.no_grad()
+def pass_projection_biases(layer: Layer) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Move the biases of both attentions' projections, b_win and b_aca, to the dictionary's values.
+
+    Pure tokens take the output of the window attention twice: they want 2 b_win, active ones
+    b_win + b_aca. Returns c_win and c_aca, each C, to add to the values of either attention: they
+    make that difference, p_aca c_aca - p_win c_win = b_aca - b_win, with the least norm. Without
+    compensation AC-MSA keeps its bias, and there is nothing to add.
+    """
+    dictionary, window, category = layer.attn_atd.wv, layer.attn_win, layer.attn_aca
+    win, aca = window.proj, category.proj
+    window.proj = without_bias(win.weight)
+    if not category.compensation:
+        dictionary.bias.add_(win.bias)
+        return None, None
+    category.proj = without_bias(aca.weight)
+    both = torch.cat((-win.weight, aca.weight), 1).double()
+    added = torch.linalg.pinv(both) @ (aca.bias - win.bias).double()
+    c_win, c_aca = added.to(win.weight).chunk(2)
+    dictionary.bias.add_(2 * (win.bias - win.weight @ c_win))
+    return c_win, c_aca
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ a picture never holds more of them. The network is the same up to rounding.
 - Tokens are gathered before q, k and v are made of them: 48 channels instead of 192.
 - A softmax over keys does not see what is the same for all keys: the keys' bias is dropped. Its
   rows sum to 1: the values' bias goes into the projection's. Weights that hold the biases already
-  (``biases.carry_norm_biases``) have none.
+  (``biases.carry_norm_biases``) have none, nor has a projection then (``pass_projection_biases``).
 - Of shifted windows those at the border come last. Only their chunks need the codes of the mask,
   and heads that are wider for them.
 
@@ -16,6 +16,7 @@ The tracer writes one operator for each attention; ``attention_nodes`` spells it
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -41,16 +42,21 @@ class ChunkedAttention(nn.Module):
         heads: int,
         factor: float | Tensor,
         codes: int = 0,
+        added: Tensor | None = None,
     ) -> None:
-        """factor: on the queries; codes: channels that a mask adds to each head, if it has any."""
+        """factor: on the queries; codes: channels that a mask adds to each head, if it has any.
+
+        added: to the values, C, by the tokens' last channel: it must hold 1.
+        """
         super().__init__()
         channels = wqkv.in_features
         self.heads, self.depth, self.codes = heads, channels // heads, codes
         q, k, v = wqkv.weight.t().chunk(3, 1)
         self.q, self.k, self.v = (nn.Parameter(one.contiguous()) for one in (q * factor, k, v))
         self.bias: nn.Parameter | None = None
-        self.proj = nn.Linear(channels, channels).to(proj.weight)
-        self.proj.load_state_dict(proj.state_dict())
+        self.proj = copy.deepcopy(proj)
+        if added is not None:
+            self.v[-1] += added
         if wqkv.bias is not None:
             q_bias, _, v_bias = wqkv.bias.reshape(3, channels)
             self.bias = nn.Parameter((q_bias * factor).flatten())
@@ -124,12 +130,18 @@ class ChunkedWindowAttention(nn.Module):
     """``WindowAttention`` on normed tokens instead of their q, k, v."""
 
     def __init__(
-        self, wqkv: nn.Linear, original: WindowAttention, chunk: int, shifted: bool
+        self,
+        wqkv: nn.Linear,
+        original: WindowAttention,
+        chunk: int,
+        shifted: bool,
+        added: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.original, self.chunk = original, chunk
+        codes = 4 if shifted else 0
         self.attention = ChunkedAttention(
-            wqkv, original.proj, original.heads, original.scale, codes=4 if shifted else 0
+            wqkv, original.proj, original.heads, original.scale, codes, added
         )
 
     def forward(self, u: Tensor, windows: Windows) -> Tensor:
@@ -153,12 +165,18 @@ class ChunkedCategoryAttention(CategoryAttention):
     """``CategoryAttention`` on normed tokens instead of their q, k, v."""
 
     @torch.no_grad()
-    def __init__(self, wqkv: nn.Linear, original: CategoryAttention, chunk: int) -> None:
+    def __init__(
+        self,
+        wqkv: nn.Linear,
+        original: CategoryAttention,
+        chunk: int,
+        added: Tensor | None = None,
+    ) -> None:
         nn.Module.__init__(self)
         self.heads, self.group, self.chunk = original.heads, original.group, chunk
         self.categories, self.compensation = original.categories, original.compensation
         factor = original.logit_scale.clamp(max=math.log(100)).exp()
-        self.attention = ChunkedAttention(wqkv, original.proj, self.heads, factor)
+        self.attention = ChunkedAttention(wqkv, original.proj, self.heads, factor, added=added)
         self.proj = nn.Identity()  # type: ignore[assignment]
 
     def _keep(self, rank: Tensor, kept: Tensor) -> Tensor:

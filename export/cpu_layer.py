@@ -18,7 +18,7 @@ from ppsr.models.dictionary import DictionaryAttention
 from ppsr.models.feed_forward import ConvFeedForward
 from ppsr.models.network import Network
 
-from .biases import carry_norm_biases, pass_value_bias
+from .biases import carry_norm_biases, pass_projection_biases, pass_value_bias
 from .chunked import ChunkedCategoryAttention, ChunkedWindowAttention, padded
 from .fold import drop_refinement_bias, fold_norms
 
@@ -28,7 +28,14 @@ class ChunkedLayer(Layer):
 
     attn_aca: ChunkedCategoryAttention
 
-    def __init__(self, original: Layer, windows: int, groups: int) -> None:
+    def __init__(
+        self,
+        original: Layer,
+        windows: int,
+        groups: int,
+        added: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
+    ) -> None:
+        """added: to the values of either attention, by the channel of the tokens that holds 1."""
         nn.Module.__init__(self)
         self.shifted, self.refines = original.shifted, original.refines
         for name, module in original.named_children():
@@ -37,9 +44,11 @@ class ChunkedLayer(Layer):
             self.sigma = original.sigma
         assert isinstance(original.attn_win, WindowAttention)
         self.attn_win = ChunkedWindowAttention(  # type: ignore[assignment]
-            original.wqkv, original.attn_win, windows, self.shifted
+            original.wqkv, original.attn_win, windows, self.shifted, added[0]
         )
-        self.attn_aca = ChunkedCategoryAttention(original.wqkv, original.attn_aca, groups)
+        self.attn_aca = ChunkedCategoryAttention(
+            original.wqkv, original.attn_aca, groups, added[1]
+        )
         del self.wqkv
 
     def attend(self, u: Tensor, similarity: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -103,8 +112,8 @@ def fold_for_cpu(
 ) -> Network:
     """Return a copy of ``network`` in this form, with what ``fold`` rewrites and CPUs gain from.
 
-    windows, groups: of a chunk; carries: the norms carry the biases of what reads them;
-    feed_forward: rewrites that of each layer.
+    windows, groups: of a chunk; carries: the norms carry the biases of what reads them, the
+    dictionary those of what stands beside it; feed_forward: rewrites that of each layer.
     """
     folded = copy.deepcopy(network)
     if folded.form is not None:
@@ -115,11 +124,14 @@ def fold_for_cpu(
         for place, layer in enumerate(module.layers):
             assert isinstance(layer, Layer)
             fold_norms(layer)
-            if carries:
-                carry_norm_biases(layer)
             drop_refinement_bias(layer)
             layer.attn_atd = UnitDictionaryAttention(layer.attn_atd)
-            pass_value_bias(layer)
             layer.convffn = feed_forward(layer.convffn)
-            module.layers[place] = ChunkedLayer(layer, windows, groups)
+            if carries:
+                carry_norm_biases(layer)
+                added = pass_projection_biases(layer)
+                module.layers[place] = ChunkedLayer(layer, windows, groups, added)
+            else:
+                pass_value_bias(layer)
+                module.layers[place] = ChunkedLayer(layer, windows, groups)
     return folded

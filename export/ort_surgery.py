@@ -39,30 +39,36 @@ def one_hot_rows(graph: gs.Graph) -> int:
     return changed
 
 
-def linear_layers(graph: gs.Graph) -> int:
-    """Add(MatMul(x, W), b) -> Unsqueeze(Gemm(Squeeze(x), W, b)): the bias is no pass of its own.
+def gather_before_adding(graph: gs.Graph) -> int:
+    """GatherElements(Add(x, row), i) -> Add(GatherElements(x, i), Gather(row, i)): fewer are added.
 
-    x: 1 T C; W, b: constants.
+    x: n K; row: 1 K; i: n 1; of a row one number each.
     """
-    axis = gs.Constant("linear/axis", np.array([0]))
+    flat = gs.Constant("gather/flat", np.array([-1]))
     made: list[gs.Node] = []
     changed = 0
     for node in graph.nodes:
-        product = node.inputs[0].inputs[0] if node.op == "Add" and node.inputs[0].inputs else node
-        if product.op != "MatMul" or len(product.outputs[0].outputs) != 1:
+        total = node.inputs[0]
+        if node.op != "GatherElements" or not total.inputs or total.inputs[0].op != "Add":
             continue
-        (x, weight), bias = product.inputs, node.inputs[1]
-        if not isinstance(weight, gs.Constant) or not isinstance(bias, gs.Constant):
+        if len(total.outputs) != 1 or total in graph.outputs:
             continue
-        if x.shape is None or len(x.shape) != 3 or x.shape[0] != 1:
+        x, row = total.inputs[0].inputs
+        if row.shape is None or len(row.shape) != 2 or row.shape[0] != 1:
             continue
-        if bias.values.shape != weight.values.shape[1:]:
+        if node.attrs.get("axis", 0) not in (-1, 1):
             continue
-        before = f"{node.outputs[0].name}/"
-        rows, done = (gs.Variable(f"{before}{name}", x.dtype) for name in ("rows", "done"))
-        made.append(gs.Node("Squeeze", f"{product.name}/rows", {}, [x, axis], [rows]))
-        made.append(gs.Node("Gemm", f"{product.name}/done", {}, [rows, weight, bias], [done]))
-        node.op, node.inputs = "Unsqueeze", [done, axis]
+        index = node.inputs[1]
+        once, own, found = (
+            gs.Variable(f"{node.outputs[0].name}/{name}", x.dtype)
+            for name in ("row", "of_row", "of_all")
+        )
+        made += [
+            gs.Node("Reshape", f"{node.name}/row", {}, [row, flat], [once]),
+            gs.Node("Gather", f"{node.name}/of_row", {"axis": 0}, [once, index], [own]),
+            gs.Node("GatherElements", f"{node.name}/of_all", dict(node.attrs), [x, index], [found]),
+        ]
+        node.op, node.attrs, node.inputs = "Add", {}, [found, own]
         changed += 1
     graph.nodes.extend(made)
     return changed
@@ -124,4 +130,4 @@ def _is_of_active(index: gs.Tensor) -> bool:
     return bool(index.name == ACTIVE)
 
 
-ORT_PASSES: tuple[Pass, ...] = (one_hot_rows, linear_layers, skip_whole_scatters)
+ORT_PASSES: tuple[Pass, ...] = (one_hot_rows, gather_before_adding, skip_whole_scatters)

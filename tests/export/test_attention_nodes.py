@@ -123,10 +123,11 @@ def test_onnxruntime_gets_scans(graph: Callable, form: str) -> None:
     assert attentions(graph_made, "If") == [f"{one}/If" for one in groups]
     assert operators(graph_made)["ArgMax"] == 2
     inside = [operators(one) for one in bodies(graph_made)]
-    assert [one["Attention"] for one in inside if one["Gemm"]] == [1] * 7
+    assert [one["MatMul"] for one in inside if one["Attention"]] == [4] * 7
     assert [one["Scan"] for one in inside if one["Scan"]] == [1] * 4
     every = sum(inside, operators(graph_made))
     assert every["Attention"] == 7
+    assert every["Gemm"] == 0, "its bias is written by one thread"
     assert every["Softmax"] == 2 + 1, "of the similarity, and of one refinement"
 
 
@@ -169,7 +170,7 @@ def test_heads_have_room_for_codes_only_where_windows_are_shifted(
     assert set().union(*widths.values()) == {48}
 
 
-@pytest.mark.parametrize("weight", ["q", "proj.weight"])
+@pytest.mark.parametrize("weight", ["q", "proj.weight/linear"])
 def test_chunks_inside_the_picture_have_no_codes(
     graph: Callable, network: Callable, photo: Callable, weight: str
 ) -> None:
@@ -177,7 +178,9 @@ def test_chunks_inside_the_picture_have_no_codes(
     model, artefact = graph(tuning="onnxruntime")
     small, large = ([photo("coffee", *size)] for size in ((32, 48), (64, 64)))
     reference = Reference(network())
-    wide, own = (changed(model, f"1.attn_win.attention.{weight}{end}", 2) for end in ("/wide", ""))
+    name, _, behind = weight.partition("/")
+    ends = (f"1.attn_win.attention.{name}{end}/{behind}".rstrip("/") for end in ("/wide", ""))
+    wide, own = (changed(model, end, 2) for end in ends)
     verify(own, artefact, reference, small, ATOL)
     for one in (own, wide):
         with pytest.raises(ParityError):
@@ -223,7 +226,7 @@ def test_weights_are_stored_once(
     nodes = [node for one in (model.graph, *bodies(model.graph)) for node in one.node]
     assert set(names) <= {name for node in nodes for name in node.input}, "what nothing reads"
     weights = 4 * sum(weight.numel() for weight in network().parameters())
-    assert weights < model.ByteSize() < 1.4 * weights, "of shifted windows two widths"
+    assert weights < model.ByteSize() < 1.42 * weights, "of shifted windows two widths"
 
 
 def test_the_bodies_weights_are_lifted(body: Callable, front_end: Callable) -> None:
@@ -270,7 +273,7 @@ def changed(model: onnx.ModelProto, end: str, factor: float) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("tuning", "weight"),
     [("openvino", one) for one in WEIGHTS]
-    + [("onnxruntime", one) for one in WEIGHTS if one != "bias"],  # A norm carries it there.
+    + [("onnxruntime", one) for one in WEIGHTS if "bias" not in one],  # Others carry them there.
 )
 def test_a_changed_weight_is_seen(
     graph: Callable, network: Callable, photo: Callable, tuning: str, kind: str, weight: str

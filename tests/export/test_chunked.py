@@ -99,14 +99,20 @@ def test_every_number_of_active_tokens(first_layers: ATD, runtime: Tuning) -> No
 
 @torch.no_grad()
 @RUNTIMES
-def test_what_the_keys_and_values_carry_is_not_lost(published: Callable, runtime: Tuning) -> None:
-    """Large biases, a factor beyond its bound, and pure tokens without compensation."""
-    network = published(pure_pass=PurePass(compensation=False))
+@pytest.mark.parametrize("compensation", [False, True])
+def test_what_biases_carry_is_not_lost(
+    published: Callable, runtime: Tuning, compensation: bool
+) -> None:
+    """Large ones, a factor beyond its bound; pure tokens with compensation and without."""
+    network = published(pure_pass=PurePass(compensation=compensation))
     before, picture = network(image(16, 32)), image(16, 32)
     for layer in layers(network):
         layer.wqkv.bias.add_(torch.linspace(-1, 1, len(layer.wqkv.bias)))
+        layer.attn_win.proj.bias.add_(torch.linspace(1, -1, 48))
+        layer.attn_aca.proj.bias.add_(torch.linspace(-1, 1, 48))
         layer.attn_aca.logit_scale.fill_(7)  # exp(7) is cut off at 100.
-    wanted, got = network(picture), fold_for(runtime, network)(picture)
+    active = torch.arange(0, 512, 3)
+    wanted, got = (one.upscale(picture, active) for one in (network, fold_for(runtime, network)))
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-9)
     assert (wanted - before).abs().max() > 1e-3
 
@@ -153,17 +159,30 @@ def test_a_weight_changed_by_a_hundredth_is_noticed(
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["attn_win", "attn_aca"])
 @pytest.mark.parametrize("weight", ["q", "v"])
-def test_biases_that_the_norm_carries_are_noticed(
+def test_biases_that_others_carry_are_noticed(
     first_layers: ATD, kind: str, weight: str
 ) -> None:
-    """The last channel of what norm1 makes is 1; its weights are biases."""
+    """The last channel of what norm1 makes is 1; its weights are biases.
+
+    Those of the values hold what either projection's bias has more than the other's.
+    """
     picture = image(16, 32)
     folded, wanted = fold_for("onnxruntime", first_layers), first_layers(picture)
     layer = layers(folded)[0]
     assert (layer.norm1(torch.randn(5, 48).double())[:, -1] == 1).all()
     attention = getattr(layer, kind).attention
     assert attention.bias is None
+    assert attention.proj.bias is None
     attention.get_parameter(weight)[-1].mul_(1.01)
+    assert (folded(picture) - wanted).abs().max() > 1e-8
+
+
+@torch.no_grad()
+def test_projections_biases_in_the_dictionary_are_noticed(first_layers: ATD) -> None:
+    picture = image(16, 32)
+    folded, wanted = fold_for("onnxruntime", first_layers), first_layers(picture)
+    torch.testing.assert_close(folded(picture), wanted, rtol=0, atol=1e-9)
+    layers(folded)[0].attn_atd.wv.bias.mul_(1.01)
     assert (folded(picture) - wanted).abs().max() > 1e-8
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from onnx import numpy_helper, parser
+from onnx import parser
 
 from ppsr.export.index_surgery import INDEX_PASSES
 from ppsr.export.ort_surgery import (
     ORT_PASSES,
-    linear_layers,
+    gather_before_adding,
     one_hot_rows,
     skip_whole_scatters,
 )
@@ -21,12 +21,11 @@ from ppsr.export.surgery import PASSES, Pass, run_passes
 from ppsr.export.tuning import RECIPES
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
-WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
 
 ROWS = """g (int32[n, 1] x) => (int32[n, 4] y) <int32[4] kinds = {KINDS}>
     { equal = Equal (x, kinds)  y = Cast <to = 6> (equal) }"""
-LINEAR = """g (float[FIRST, t, 3] x) => (float[FIRST, t, 4] y) <float[4] b = {1, 2, 3, 4}>
-    { product = MatMul (x, weight)  y = Add (product, b) }"""
+SUM = """g (int32[n, k] x, int32[1, k] row, int64[n, 1] i) => (int32[n, 1] y)
+    { sum = Add (x, row)  y = GatherElements <axis = AXIS> (sum, i) }"""
 SCATTER = """g (float[1, t, 2] x, float[s, 2] y, int64[n] r, int64[n] INDEX) => (float[1, t, 2] z)
     <int64[1] one = {1}, int64[1] zero = {0}>
     {
@@ -39,10 +38,8 @@ SCATTER = """g (float[1, t, 2] x, float[s, 2] y, int64[n] r, int64[n] INDEX) => 
 GATHERED = "Gather (y, r)"
 
 
-def parse(text: str, weight: bool = False) -> onnx.ModelProto:
+def parse(text: str) -> onnx.ModelProto:
     model: onnx.ModelProto = parser.parse_model(HEADER + text)
-    if weight:
-        model.graph.initializer.append(numpy_helper.from_array(WEIGHT, "weight"))
     return model
 
 
@@ -69,26 +66,36 @@ def test_rows_of_other_kinds_stay(kinds: str) -> None:
     assert made_by(one_hot_rows, parse(ROWS.replace("KINDS", kinds))) == 0
 
 
-def test_linear_layers(onnxruntime_runs: Callable) -> None:
-    model = parse(LINEAR.replace("FIRST", "1"), weight=True)
-    operated = run_passes(model, (linear_layers,))
-    assert operators(operated) == ["Squeeze", "Gemm", "Unsqueeze"]
-    feed = {"x": np.random.default_rng(0).random((1, 5, 3), np.float32)}
+@pytest.mark.parametrize("axis", [1, -1])
+def test_one_number_of_a_row_is_gathered_before_it_is_added(
+    axis: int, onnxruntime_runs: Callable
+) -> None:
+    model = parse(SUM.replace("AXIS", str(axis)))
+    operated = run_passes(model, (gather_before_adding,))
+    assert sorted(operators(operated)) == ["Add", "Gather", "GatherElements", "Reshape"]
+    random = np.random.default_rng(0)
+    feed = {
+        "x": random.integers(0, 99, (5, 3), np.int32),
+        "row": random.integers(0, 99, (1, 3), np.int32),
+        "i": random.integers(0, 3, (5, 1)),
+    }
     (wanted,), (got,) = (onnxruntime_runs(one, feed) for one in (model, operated))
-    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    np.testing.assert_array_equal(got, wanted)
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("old", "new"),
     [
-        LINEAR.replace("FIRST", "2"),
-        LINEAR.replace("FIRST", "1").replace("float[4] b = {1, 2, 3, 4}", "float[1] b = {1}"),
-        LINEAR.replace("FIRST", "1").replace("Add (product, b)", "Add (product, product)"),
+        ("AXIS", "0"),
+        ("int32[1, k] row", "int32[n, k] row"),
+        ("int32[1, k] row", "int32[k] row"),
+        ("(int32[n, 1] y)", "(int32[n, 1] y, int32[n, k] sum)"),
     ],
-    ids=["two pictures", "one number", "a sum of products"],
+    ids=["of a column", "of many rows", "of no row", "the sum is asked for"],
 )
-def test_other_sums_stay(text: str) -> None:
-    assert made_by(linear_layers, parse(text, weight=True)) == 0
+def test_other_sums_stay(old: str, new: str) -> None:
+    text = SUM.replace(old, new).replace("AXIS", "1")
+    assert made_by(gather_before_adding, parse(text)) == 0
 
 
 @pytest.mark.parametrize("active", [[0, 1, 2, 3], [0, 2, 3], [3], []])
