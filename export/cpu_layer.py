@@ -46,9 +46,7 @@ class ChunkedLayer(Layer):
         self.attn_win = ChunkedWindowAttention(  # type: ignore[assignment]
             original.wqkv, original.attn_win, windows, self.shifted, added[0]
         )
-        self.attn_aca = ChunkedCategoryAttention(
-            original.wqkv, original.attn_aca, groups, added[1]
-        )
+        self.attn_aca = ChunkedCategoryAttention(original.wqkv, original.attn_aca, groups, added[1])
         del self.wqkv
 
     def attend(self, u: Tensor, similarity: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:

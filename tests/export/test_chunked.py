@@ -159,9 +159,7 @@ def test_a_weight_changed_by_a_hundredth_is_noticed(
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["attn_win", "attn_aca"])
 @pytest.mark.parametrize("weight", ["q", "v"])
-def test_biases_that_others_carry_are_noticed(
-    first_layers: ATD, kind: str, weight: str
-) -> None:
+def test_biases_that_others_carry_are_noticed(first_layers: ATD, kind: str, weight: str) -> None:
     """The last channel of what norm1 makes is 1; its weights are biases.
 
     Those of the values hold what either projection's bias has more than the other's.
