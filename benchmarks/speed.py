@@ -159,12 +159,16 @@ def start(models: Path, runs: int) -> None:
 
 @main.command()
 @click.option("--runs", default=3, show_default=True)
+@click.option("--name", "names", type=click.Choice(SIZED), multiple=True, default=SIZED)
 @click.pass_obj
 @reports_errors
-def sizes(models: Path, runs: int) -> None:
-    """Time squares, whole up to 512 x 512 and in tiles above, each size in a process of its own."""
-    rows = []
-    for name in SIZED:
+def sizes(models: Path, runs: int, names: tuple[str, ...]) -> None:
+    """Time squares, whole up to 512 x 512 and in tiles above, each size in a process of its own.
+
+    Of contestants that are not named the rows on record stay.
+    """
+    rows = [row for row in on_record().get("sizes", []) if row["name"] not in names]
+    for name in names:
         for side in SQUARES:
             command = [sys.executable, __file__, "--models", str(models), "one", name, str(side)]
             command.append(str(runs if side <= WHOLE_UP_TO else 1))
@@ -294,8 +298,13 @@ def _save(rgb: Rgb, path: Path) -> None:
     pyvips.Image.new_from_array(rgb).copy(interpretation="srgb").pngsave(str(path))
 
 
+def on_record() -> dict[str, Any]:
+    """What was measured before, by part."""
+    return dict(json.loads(TARGET.read_text())) if TARGET.exists() else {}
+
+
 def record(part: str, content: Any) -> None:
-    known = json.loads(TARGET.read_text()) if TARGET.exists() else {}
+    known = on_record()
     known[part] = content
     known["machine"], known["versions"] = bench.machine(), bench.versions()
     click.echo(json.dumps(content, indent=1))

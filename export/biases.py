@@ -4,8 +4,8 @@ TensorRT's parser makes two layers of a bias, onnxruntime a pass over every toke
 softmax needs neither: its rows sum to 1, so they pass a constant on. Nor does what follows a norm:
 its channels sum to 0, so one of them is free to hold a constant. Exact, up to rounding.
 
-onnxruntime writes a product's bias with one thread, before two or more work on it: where they are
-far from each other, on two complexes of cores, that takes as long as the product.
+onnxruntime writes a product's bias with one thread, before all work on it: where cores share no
+cache, the others wait for what that one wrote.
 """
 
 from __future__ import annotations

@@ -44,6 +44,11 @@ LEFT_OUT = (
 """onnxruntime's optimisers that gain nothing on a CPU: in our graphs, surgery done, they find
 little. Each looks through every body of every Scan, while a user waits."""
 
+KEPT_UP_TO = 192 * 192
+"""Pixels of a picture or tile up to which the CPU's arena keeps its memory for the next of its
+size, as it takes time to ask the system for it. The blocks fit no other size, and what larger ones
+leave is in pieces: the next run would take as much again."""
+
 NO_CUDA = (
     "CUDA was asked for, but {reason}; install an NVIDIA driver and ppsr[gpu], or use --device cpu"
 )
@@ -102,9 +107,8 @@ class OrtBackend(Closing):
         options = ort.RunOptions()
         options.log_severity_level = FATAL
         size = feed[INPUT].shape
-        if self.device == "CPU" and self._size not in (None, size):
-            # The arena's blocks fit what comes next only where that is of the same size, as tiles
-            # are. Then it keeps them: to ask the system for memory in each run takes time.
+        gives_back = self._size not in (None, size) or size[-2] * size[-1] > KEPT_UP_TO
+        if self.device == "CPU" and gives_back:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._size = size
         try:
