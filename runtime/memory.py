@@ -29,7 +29,7 @@ LESS_PER_PIXEL: Mapping[tuple[Tuning, str], int] = {
 }
 """The same of graphs that never hold all logits, by what they are made for and where they run.
 
-From 128 x 128 to 512 x 512 onnxruntime takes 2.4 kB a pixel more, OpenVINO in BF16 3.8 kB
+From 256 x 256 to 512 x 512 onnxruntime takes 2.9 kB a pixel more, OpenVINO in BF16 4.0 kB
 (``benchmarks/speed.py sizes``); FP32 was given the rest of the 8 kB without such a measurement.
 """
 BYTES_PER_OUTPUT = 40
