@@ -1,22 +1,19 @@
-"""The masked network on a CPU against the official code, and against what arithmetic alone takes.
+"""How fast the masked network is on a CPU: over sizes, from the start, and where its time goes.
 
     ppsr-export --scale 2 --form routed --target onnxruntime
     ppsr-export --scale 2 --form routed --target openvino
     ppsr-export --scale 2 --form routed --target onnx
-    pip install --no-deps --target ../oracle spandrel==0.4.2 einops==0.8.2
-    PYTHONPATH=../oracle python benchmarks/speed.py versus
     python benchmarks/speed.py start
     python benchmarks/speed.py sizes
     python benchmarks/speed.py memory
     ppsr-export --scale 2 --form routed --target onnxruntime --model atd-light
     python benchmarks/speed.py ceiling
 
-``versus``: every contestant runs once in each round, with a product of two large matrices beside
-them: its rate, and the network's multiply-adds, say how long arithmetic alone takes. ``start``:
-what ppsr-run adds to the network's own time, from the command to the picture. ``sizes``: time per
-pixel and memory from 128 x 128 to 2048 x 2048. ``memory``: what a run gains where the one before it
-left its memory. Each writes its part of
-``benchmarks/results/speed.json``, from which ``speed_page.py`` makes docs/performance.md.
+``start``: what ppsr-run adds to the network's own time, from the command to the picture.
+``sizes``: time per pixel and memory from 128 x 128 to 2048 x 2048. ``memory``: what a run gains
+where the one before it left its memory. ``ceiling``: what the parts of the dense network take.
+Each writes its part of ``benchmarks/results/speed.json``, from which ``speed_page.py`` makes
+docs/performance.md; ``versus.py`` and ``passes.py`` add theirs.
 """
 
 from __future__ import annotations
@@ -41,14 +38,9 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pyvips
-import torch
 
 from ppsr.calibration.photo import sample_photo
 from ppsr.export.attention_nodes import bodies
-from ppsr.models import purity_mask
-from ppsr.models.atd_flops import atd_code_multiply_adds, atd_multiply_adds
-from ppsr.models.pure_pass import active_tokens
-from ppsr.models.registry import config_for
 from ppsr.runtime import bench
 from ppsr.runtime.bench.timing import Sample, Timing, in_turns, summarise
 from ppsr.runtime.command import reports_errors
@@ -63,7 +55,6 @@ STEM = "pp-atd-light_x2_fp32_routed"
 SIZE = (128, 192)
 CORNER = (80, 100)
 """Of the crop of the sample photo, of which half is pure."""
-OFFICIAL = "official code (spandrel 0.4.2), torch"
 CONTESTANTS = {
     "for any runtime, onnxruntime": f"{STEM}.onnx@cpu",
     "for onnxruntime, onnxruntime": f"{STEM}_onnxruntime.onnx@cpu",
@@ -76,7 +67,6 @@ SQUARES = (128, 256, 512, 1024, 2048)
 WHOLE_UP_TO = 512
 TILE = WHOLE_UP_TO + OVERLAP
 """Side of the tiles of larger squares: so 1024 x 1024 are four."""
-MATRIX = 2048
 Rgb = npt.NDArray[np.uint8]
 
 
@@ -86,50 +76,6 @@ Rgb = npt.NDArray[np.uint8]
 def main(context: click.Context, models: Path) -> None:
     """Measure speed on this machine's CPU."""
     context.obj = models
-
-
-@main.command()
-@click.option("--runs", default=11, show_default=True)
-@click.option("--again", is_flag=True, help="Keep the figures on record, and put these beside.")
-@click.pass_obj
-@reports_errors
-def versus(models: Path, runs: int, again: bool) -> None:
-    """Time all contestants and the arithmetic in turns."""
-    crop = crop_of_photo(SIZE, CORNER)
-    active = len(active_tokens(purity_mask(crop)))
-    a, b = (torch.rand(MATRIX, MATRIX) for _ in range(2))
-    a16, b16 = a.bfloat16(), b.bfloat16()
-    official = _official()
-    image = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 255
-    ups = {name: open_model(str(models / file)) for name, file in CONTESTANTS.items()}
-    runners: dict[str, Callable[[], Any]] = {
-        "product of two matrices, FP32": lambda: a @ b,
-        "product of two matrices, BF16": lambda: a16 @ b16,
-        OFFICIAL: partial(_forward, official, image),
-        **{name: partial(up.upscale, crop, tiling=WHOLE) for name, up in ups.items()},
-    }
-    samples = in_turns([partial(timed, run) for run in runners.values()], runs, [2] * len(runners))
-    timings = {name: Timing(found) for name, found in zip(runners, samples, strict=True)}
-    products = _products("pp-atd-light", active)
-    flat = timings["product of two matrices, FP32"]
-    rows: dict[str, Any] = {}
-    for name, timing in timings.items():
-        floor = [products / MATRIX**3 * sample.milliseconds for sample in flat.samples]
-        rows[name] = {
-            "milliseconds": asdict(timing.milliseconds),
-            "times_as_fast": asdict(timing.ratio(timings[OFFICIAL])),
-            "over_floor": asdict(Timing(tuple(map(Sample, floor))).ratio(timing)),
-            "rounds": [sample.milliseconds for sample in timing.samples],
-        }
-    row = {
-        "size": SIZE,
-        "pure": float(purity_mask(crop).mean()),
-        "multiply_adds": products,
-        "dense_multiply_adds": _products("atd-light", None),
-        "gemm": MATRIX,
-        "rows": rows,
-    }
-    record("versus again" if again else "versus", row)
 
 
 @main.command()
@@ -246,12 +192,6 @@ def one(models: Path, name: str, side: int, runs: int) -> None:
     click.echo(json.dumps(row))
 
 
-def _products(name: str, active: int | None) -> int:
-    """Count the published network, which adds its masks: ours has them as channels too."""
-    config = config_for(name, 2)
-    return atd_multiply_adds(config, *SIZE, active) - atd_code_multiply_adds(config, *SIZE, active)
-
-
 def _nth_of_its_size(up: Upscaler, rgb: Rgb, nth: int) -> Sample:
     """Upscale a small crop, and then all of it so many times -> what the last one took."""
     up.upscale(rgb[:64, :64], tiling=WHOLE)
@@ -266,18 +206,6 @@ def timed(run: Callable[[], Any]) -> Sample:
     result = run()
     took = 1000 * (time.perf_counter() - begin)
     return Sample(getattr(result, "milliseconds", took))
-
-
-def _official() -> torch.nn.Module:
-    sys.path.insert(0, str(ROOT / "tests"))
-    from make_golden import official_network
-
-    return official_network().float().eval()
-
-
-@torch.no_grad()
-def _forward(network: torch.nn.Module, image: torch.Tensor) -> None:
-    network(image)
 
 
 def crop_of_photo(size: tuple[int, int], corner: tuple[int, int]) -> Rgb:

@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from speed import CONTESTANTS, OFFICIAL, SIZED, SQUARES, TARGET, TILE, WHOLE_UP_TO
+from speed import CONTESTANTS, SIZED, SQUARES, TARGET, TILE, WHOLE_UP_TO
+from versus import OFFICIAL
 
 from ppsr.runtime.files import write_atomically
 
@@ -23,6 +24,8 @@ PAGE, PLOT = ROOT / "docs/performance.md", ROOT / "docs/performance.svg"
 CURVES = {
     "onnxruntime, FP32": ROOT / "benchmarks/results/shares_onnxruntime.json",
 }
+OLDER = ROOT / "benchmarks/results/speed_zen4.json"
+"""Measured on another machine, when versus.py knew no products but torch's."""
 BF16 = ROOT / "benchmarks/results/bf16.json"
 PARTS = {
     "attn_win": "window attention",
@@ -55,6 +58,7 @@ STEPS = {
 def spell(figures: Mapping[str, Any], curves: Mapping[str, Any]) -> str:
     """The page, from what was measured."""
     versus, again, ceiling = figures["versus"], figures["versus again"], figures["ceiling"]
+    older = figures["older"]
     height, width = versus["size"]
     machine, versions = figures["machine"], figures["versions"]
     return f"""# Speed on a CPU
@@ -95,15 +99,22 @@ verified like any other.
 {height} x {width}, {100 * versus["pure"]:.0f} % pure, FP32 unless said. Arithmetic alone: the
 published masked network's {versus["multiply_adds"] / 1e9:.1f} G multiply-adds (dense:
 {versus["dense_multiply_adds"] / 1e9:.1f} G) at the rate of a product of two matrices of
-{versus["gemm"]} x {versus["gemm"]} in FP32, measured in the same rounds:
-{_rate(versus):.0f} GFLOP/s.
+{versus["matrix"]} x {versus["matrix"]} in FP32, in the same rounds. Not each library uses all of
+this CPU: {_rates(versus)}.
 
 {_versus_rows(versus)}
 
 This machine is shared, and changes within minutes how fast it runs all but large products. The
-same command once more, later ({_rate(again):.0f} GFLOP/s):
+same command once more, later ({_rates(again)}):
 
 {_versus_rows(again)}
+
+On another machine, 2 cores of an older AMD EPYC (Zen 4), beside torch's product alone
+({_rates(older["versus"])}), and once more ({_rates(older["versus again"])}):
+
+{_versus_rows(older["versus"])}
+
+{_versus_rows(older["versus again"])}
 
 {_bf16(figures["bf16"])}
 
@@ -148,7 +159,9 @@ carried by others: the graph as exported, with so many windows and groups in a c
 ## How it was measured
 
 ```
-python benchmarks/speed.py versus | start | sizes | memory | ceiling
+python benchmarks/versus.py
+python benchmarks/versus.py --again
+python benchmarks/speed.py start | sizes | memory | ceiling
 python benchmarks/passes.py make && python benchmarks/passes.py measure
 {_command(figures["bf16"])}
 {chr(10).join(_command(content) for content in curves.values())}
@@ -156,28 +169,28 @@ python benchmarks/passes.py make && python benchmarks/passes.py measure
 """
 
 
-def _rate(versus: Mapping[str, Any]) -> float:
-    flat = versus["rows"]["product of two matrices, FP32"]["milliseconds"]["median"]
-    rate: float = 2 * versus["gemm"] ** 3 / flat / 1e6
-    return rate
+def _rates(versus: Mapping[str, Any]) -> str:
+    """What each library multiplies in a second: twice as many operations as multiply-adds."""
+    work = 2 * versus["matrix"] ** 3 / 1e6
+    rates = {name: work / spent["median"] for name, spent in versus["products"].items()}
+    return ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in rates.items())
 
 
 def _versus_rows(versus: Mapping[str, Any]) -> str:
+    head = "".join(f" over arithmetic by {name} (quartiles) |" for name in versus["products"])
     lines = [
-        "| | ms | times as fast as the official code | over arithmetic alone (quartiles) |",
-        "|---|---|---|---|",
+        f"| | ms | times as fast as the official code |{head}",
+        "|---|---|---|" + "---|" * len(versus["products"]),
     ]
     for name in (OFFICIAL, *CONTESTANTS):
         row = versus["rows"][name]
-        over = row["over_floor"]
-        floor = (
-            ""
-            if name == OFFICIAL
-            else f"{over['median']:.2f} ({over['low']:.2f} to {over['high']:.2f})"
+        cells = "".join(
+            f" {over['median']:.2f} ({over['low']:.2f} to {over['high']:.2f}) |"
+            for over in row["over_floor"].values()
         )
         lines.append(
             f"| {name} | {row['milliseconds']['median']:.0f} "
-            f"| {row['times_as_fast']['median']:.2f} | {floor} |"
+            f"| {row['times_as_fast']['median']:.2f} |{cells}"
         )
     return "\n".join(lines)
 
@@ -323,7 +336,11 @@ def draw(curves: Mapping[str, Any], path: Path) -> None:
 
 def load() -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the figures and the curves."""
-    figures = {**json.loads(TARGET.read_text()), "bf16": json.loads(BF16.read_text())}
+    figures = {
+        **json.loads(TARGET.read_text()),
+        "older": json.loads(OLDER.read_text()),
+        "bf16": json.loads(BF16.read_text()),
+    }
     return figures, {name: json.loads(path.read_text()) for name, path in CURVES.items()}
 
 

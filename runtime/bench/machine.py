@@ -50,8 +50,13 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    split = (line.partition(":") for line in lines)
+    # Virtual machines shorten names; family and model still tell one generation from another.
+    known = {key.strip(): value.strip() for key, _, value in split}
+    name = known.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in known and "model" in known:
+        name += f" (family {known['cpu family']}, model {known['model']})"
+    return name
 
 
 def _gpu() -> str | None:
