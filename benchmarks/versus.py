@@ -26,6 +26,7 @@ from speed import CONTESTANTS, CORNER, ROOT, SIZE, crop_of_photo, record, timed
 
 from ppsr.models import purity_mask
 from ppsr.models.atd_flops import atd_code_multiply_adds, atd_multiply_adds
+from ppsr.models.errors import UsageError
 from ppsr.models.pure_pass import active_tokens
 from ppsr.models.registry import config_for
 from ppsr.runtime.bench.timing import Sample, Timing, in_turns
@@ -121,7 +122,13 @@ def _official() -> torch.nn.Module:
     sys.path.insert(0, str(ROOT / "tests"))
     from make_golden import official_network
 
-    return official_network().float().eval()
+    try:
+        return official_network().float().eval()
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"the official code needs {error.name}, which is not installed; the first lines of "
+            "benchmarks/versus.py say how"
+        ) from error
 
 
 def _tensor(rgb: np.ndarray) -> torch.Tensor:
