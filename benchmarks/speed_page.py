@@ -24,8 +24,8 @@ PAGE, PLOT = ROOT / "docs/performance.md", ROOT / "docs/performance.svg"
 CURVES = {
     "onnxruntime, FP32": ROOT / "benchmarks/results/shares_onnxruntime.json",
 }
-OLDER = ROOT / "benchmarks/results/speed_zen4.json"
-"""Measured on another machine, when versus.py knew no products but torch's."""
+EARLIER = ROOT / "benchmarks/results/speed_earlier.json"
+"""Of another machine, when nothing but torch's product was timed, and no CPU's family noted."""
 BF16 = ROOT / "benchmarks/results/bf16.json"
 PARTS = {
     "attn_win": "window attention",
@@ -58,7 +58,7 @@ STEPS = {
 def spell(figures: Mapping[str, Any], curves: Mapping[str, Any]) -> str:
     """The page, from what was measured."""
     versus, again, ceiling = figures["versus"], figures["versus again"], figures["ceiling"]
-    older = figures["older"]
+    earlier = figures["earlier"]
     height, width = versus["size"]
     machine, versions = figures["machine"], figures["versions"]
     return f"""# Speed on a CPU
@@ -104,17 +104,17 @@ this CPU: {_rates(versus)}.
 
 {_versus_rows(versus)}
 
-This machine is shared, and changes within minutes how fast it runs all but large products. The
-same command once more, later ({_rates(again)}):
+This machine is shared, and how fast it is changes within minutes. The same command once more, later
+({_rates(again)}):
 
 {_versus_rows(again)}
 
-On another machine, 2 cores of an older AMD EPYC (Zen 4), beside torch's product alone
-({_rates(older["versus"])}), and once more ({_rates(older["versus again"])}):
+Another machine, earlier: 2 cores of an AMD EPYC whose family was not noted, beside torch's product
+alone ({_rates(earlier["versus"])}), and once more ({_rates(earlier["versus again"])}):
 
-{_versus_rows(older["versus"])}
+{_versus_rows(earlier["versus"])}
 
-{_versus_rows(older["versus again"])}
+{_versus_rows(earlier["versus again"])}
 
 {_bf16(figures["bf16"])}
 
@@ -338,7 +338,7 @@ def load() -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the figures and the curves."""
     figures = {
         **json.loads(TARGET.read_text()),
-        "older": json.loads(OLDER.read_text()),
+        "earlier": json.loads(EARLIER.read_text()),
         "bf16": json.loads(BF16.read_text()),
     }
     return figures, {name: json.loads(path.read_text()) for name, path in CURVES.items()}

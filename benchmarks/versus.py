@@ -120,9 +120,9 @@ def _count(name: str, active: int | None) -> int:
 
 def _official() -> torch.nn.Module:
     sys.path.insert(0, str(ROOT / "tests"))
-    from make_golden import official_network
-
     try:
+        from make_golden import official_network
+
         return official_network().float().eval()
     except ModuleNotFoundError as error:
         raise UsageError(
